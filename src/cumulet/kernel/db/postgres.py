@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL through asyncpg: one database, a schema per service, every transaction SERIALIZABLE.
+
+A serialisation failure or deadlock runs the body again; the caller never sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from cumulet.kernel import clock, ids
+from cumulet.kernel.db.database import Body, Duplicate, in_transaction
+from cumulet.kernel.db.statements import Compiler, Prepared, Row
+from cumulet.kernel.errors import Unavailable
+
+T = TypeVar("T")
+_TRIES = 30
+
+
+class _Tx:
+    def __init__(self, connection: Any, compiler: Compiler) -> None:
+        self._connection, self._compiler = connection, compiler
+        self.actions: list[Callable[[], None]] = []
+
+    async def _fetch(self, statement: Any, params: Mapping[str, Any] | None) -> tuple[Prepared, list[Any]]:
+        prepared, sql, values = self._compiler.prepare(statement, params or {})
+        return prepared, await self._connection.fetch(sql, *values)
+
+    async def all(self, statement: Any, params: Mapping[str, Any] | None = None) -> list[Row]:
+        prepared, records = await self._fetch(statement, params)
+        return prepared.rows([tuple(record) for record in records])
+
+    async def first(self, statement: Any, params: Mapping[str, Any] | None = None) -> Row | None:
+        rows = await self.all(statement, params)
+        return rows[0] if rows else None
+
+    async def run(self, statement: Any, params: Mapping[str, Any] | None = None) -> int:
+        import asyncpg
+
+        _, sql, values = self._compiler.prepare(statement, params or {})
+        try:
+            # a savepoint, so that a body may catch Duplicate and go on as it can on SQLite
+            async with self._connection.transaction():
+                status = await self._connection.execute(sql, *values)
+        except asyncpg.IntegrityConstraintViolationError as error:
+            raise Duplicate(f"{error.constraint_name}: {error.detail}") from None
+        number = status.rsplit(" ", 1)[-1]
+        return int(number) if number.isdigit() else 0
+
+    async def insert(self, table: Any, values: Mapping[str, Any]) -> None:
+        await self.run(table.insert(), values)
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        self.actions.append(action)
+
+
+class PostgresDatabase:
+    """One schema of a PostgreSQL database; made by `connect`."""
+
+    dialect = "postgresql"
+
+    def __init__(self, pool: Any, schema: str) -> None:
+        from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+
+        self._pool, self._schema = pool, schema
+        self._compiler = Compiler(PGDialect_asyncpg()  # type: ignore[no-untyped-call])
+
+    @classmethod
+    async def connect(cls, dsn: str, schema: str, *, connections: int = 8) -> PostgresDatabase:
+        """Connect to ``dsn`` and create the schema when it is missing; raises Unavailable."""
+        import asyncpg
+
+        if not schema.isidentifier():
+            raise ValueError(f"{schema!r} is no schema name")
+        try:
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=connections,
+                server_settings={"search_path": schema, "application_name": f"cumulet-{schema}"},
+            )
+            async with pool.acquire() as connection:
+                await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+        except (OSError, asyncpg.PostgresError) as error:
+            raise Unavailable(f"The database can't be reached: {error}") from None
+        return cls(pool, schema)
+
+    async def run(self, body: Body[T], *, durable: bool = True) -> T:
+        import asyncpg
+
+        for attempt in range(_TRIES):
+            try:
+                return await self._once(body, durable)
+            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+                await clock.sleep(ids.choose(0, 0.002 * 2 ** min(attempt, 6)))
+            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.DiskFullError) as error:
+                raise Unavailable(f"The database can't take the change: {error}") from None
+        raise Unavailable("The database is too busy; try again.")
+
+    async def _once(self, body: Body[T], durable: bool) -> T:
+        async with self._pool.acquire() as connection:
+            mark = in_transaction.set(True)
+            try:
+                async with connection.transaction(isolation="serializable"):
+                    if not durable:
+                        await connection.execute("SET LOCAL synchronous_commit = off")
+                    tx = _Tx(connection, self._compiler)
+                    result = await body(tx)
+            finally:
+                in_transaction.reset(mark)
+        for action in tx.actions:
+            action()
+        return result
+
+    async def all(self, statement: Any, params: Mapping[str, Any] | None = None, *, point: bool = False) -> list[Row]:
+        import asyncpg
+
+        prepared, sql, values = self._compiler.prepare(statement, params or {})
+        try:
+            records = await self._pool.fetch(sql, *values)
+        except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+            raise Unavailable(f"The database can't be reached: {error}") from None
+        return prepared.rows([tuple(record) for record in records])
+
+    async def first(self, statement: Any, params: Mapping[str, Any] | None = None) -> Row | None:
+        rows = await self.all(statement, params)
+        return rows[0] if rows else None
+
+    async def schema_version(self) -> str | None:
+        found = await self._pool.fetchval("SELECT to_regclass($1)", f"{self._schema}.alembic_version")
+        return await self._pool.fetchval("SELECT version_num FROM alembic_version") if found else None
+
+    async def execute_ddl(self, statements: list[str]) -> None:
+        async with self._pool.acquire() as connection, connection.transaction():
+            # two starters never race: the second waits and finds the work done
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", self._schema)
+            if await connection.fetchval("SELECT to_regclass($1)", f"{self._schema}.alembic_version"):
+                return
+            for statement in statements:
+                await connection.execute(statement)
+
+    async def close(self) -> None:
+        await self._pool.close()

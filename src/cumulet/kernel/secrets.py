@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Secrets at rest and in text: one file of generated secrets per data directory, sealing, masking.
+
+Nothing here ever prints a secret; the file has mode 0600 from its first byte.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import orjson
+
+from cumulet.kernel import ids
+
+_SENSITIVE = re.compile(
+    r"""(?ix) (["']?(?:x-auth-token|x-subject-token|x-service-token|password|adminpass|admin_pass|secret|token|
+    user_data|authorization|original_password|fernet[_a-z]*)["']?\s*[:=]\s*)(["']?)([^"'\s,}&]+)\2"""
+)
+_TOKEN = re.compile(r"gAAAA[A-Za-z0-9_\-=]{20,}")
+
+
+def mask(text: str) -> str:
+    """The text with the values of passwords, tokens and user data replaced by ``***``."""
+    return _TOKEN.sub("***", _SENSITIVE.sub(r"\1\2***\2", text))
+
+
+class SecretFile:
+    """Named generated secrets in one JSON file of mode 0600: asked for by name, made on first asking."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._values: dict[str, str] = orjson.loads(path.read_bytes()) if path.exists() else {}
+
+    def get(self, name: str, octets: int = 32) -> str:
+        """The secret of that name; a new one with ``octets`` bytes of entropy is written before it is returned."""
+        if name not in self._values:
+            self.put(name, ids.new_secret(octets))
+        return self._values[name]
+
+    def put(self, name: str, value: str) -> None:
+        self._values[name] = value
+        temporary = self._path.with_suffix(".new")
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(orjson.dumps(self._values, option=orjson.OPT_INDENT_2))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._path)
+
+    def known(self, name: str) -> bool:
+        return name in self._values
+
+
+class Seal:
+    """Authenticated encryption of small texts (tokens in the saga journal) under one key."""
+
+    def __init__(self, secret: str) -> None:
+        import base64
+        import hashlib
+
+        from cryptography.fernet import Fernet
+
+        self._fernet = Fernet(base64.urlsafe_b64encode(hashlib.sha256(secret.encode()).digest()))
+
+    def close(self, text: str) -> str:
+        return self._fernet.encrypt(text.encode()).decode()
+
+    def open(self, sealed: str) -> str | None:
+        """The text, or None when it was sealed under another key or damaged."""
+        from cryptography.fernet import InvalidToken
+
+        try:
+            return self._fernet.decrypt(sealed.encode()).decode()
+        except InvalidToken:
+            return None
