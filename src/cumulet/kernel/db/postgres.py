@@ -64,7 +64,7 @@ class PostgresDatabase:
         from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
         self._pool, self._schema = pool, schema
-        self._compiler = Compiler(PGDialect_asyncpg()  # type: ignore[no-untyped-call])
+        self._compiler = Compiler(PGDialect_asyncpg())  # type: ignore[no-untyped-call]
 
     @classmethod
     async def connect(cls, dsn: str, schema: str, *, connections: int = 8) -> PostgresDatabase:

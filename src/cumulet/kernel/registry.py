@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a service is to the assembly: its parts, the roles it can play, and what each role runs.
+
+Only the assembly knows all services; a service sees its `Parts` and nothing of
+who else is in the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy import MetaData
+
+from cumulet.kernel.bus import Bus
+from cumulet.kernel.db import Database
+from cumulet.kernel.http.api import Authenticator
+from cumulet.kernel.secrets import Seal, SecretFile
+from cumulet.kernel.settings import Settings
+
+
+class Transport(Protocol):
+    """How one service's REST API is reached: in process or by a socket, the same bytes."""
+
+    async def send(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *, timeout: float = 60.0
+    ) -> Reply:
+        """One request below the service's mount. Raises Unavailable when nobody answers."""
+
+
+class Reply(Protocol):
+    """An answer whose body may be read at once or in pieces."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    async def read(self) -> bytes: ...
+
+    def pieces(self) -> Any: ...
+
+
+class Runnable(Protocol):
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+@dataclass
+class Parts:
+    """What the assembly hands to a service when it builds it."""
+
+    settings: Settings
+    data: Path
+    """The data directory; a service keeps to ``data / <its name>``."""
+    host: str
+    """The name of this host, as it appears in os-services and bindings."""
+    bus: Bus
+    open_database: Callable[[str, MetaData, Path | None], Awaitable[Database]]
+    """(service name, tables, migrations folder) → its database, its schema current."""
+    transport: Callable[[str], Transport]
+    """catalogue type of a service → how to reach it."""
+    authenticator: Authenticator
+    secrets: SecretFile
+    seal: Seal
+    privileged: Any
+    """The privileged host operations (`kernel.host.Host`)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Facts of this start that are no settings: chosen hypervisor, uid and gid of the guest user …"""
+
+
+@dataclass
+class Role:
+    """Something that can run on its own: an API, a conductor, an agent."""
+
+    name: str
+    app: Any = None
+    """Its ASGI application, when it serves HTTP."""
+    tasks: list[Runnable] = field(default_factory=list)
+    """What it runs besides; started in order, stopped in reverse."""
+
+
+@dataclass
+class Service:
+    """A built service."""
+
+    name: str
+    type: str
+    """Its type in the catalogue, e.g. ``compute``."""
+    mount: str
+    """Its first path segment, e.g. ``/compute``."""
+    endpoint: str
+    """The catalogue URL below the mount, e.g. ``/v2.1``."""
+    port: int
+    """Its traditional port."""
+    roles: list[Role]
+    close: Callable[[], Awaitable[None]]
+    aliases: tuple[str, ...] = ()
+    """Further catalogue types of the same endpoint (volumev3)."""
