@@ -55,7 +55,7 @@ class Loop:
         await self._work()
 
     async def _forever(self) -> None:
-        while not self._stopping:
+        while True:
             timer = asyncio.create_task(clock.sleep(self.every * ids.choose(0.9, 1.1)))
             poke = asyncio.create_task(self._poked.wait())
             try:

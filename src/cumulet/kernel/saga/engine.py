@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: takes due sagas, runs their steps, commits output and cursor together.
+
+Invariants: a step's commit happens only under the lease it was begun with; the
+cursor moves by one; a saga that can't go forward goes back, and one that can't
+go back is `stuck`, shown and alarmed, never dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Iterable
+from typing import Any, Protocol
+
+import msgspec
+from sqlalchemy import Table, select
+
+from cumulet.kernel import clock, context, ids, trace
+from cumulet.kernel.db import Database, Row, Transaction
+from cumulet.kernel.loops import Loop
+from cumulet.kernel.saga.model import Cancelled, Failed, RetryFrom, Run, Saga, Step, Wait, failure_of
+from cumulet.kernel.saga.store import DONE, FAILED, READY, STUCK, Journal, LostLease
+from cumulet.kernel.secrets import Seal
+
+_log = logging.getLogger(__name__)
+_UNDO_TRIES = 12
+
+
+class Hooks(Protocol):
+    """Where a test may interfere: before a step, between its work and its commit, after the commit."""
+
+    async def before(self, run: Run, step: Step, direction: str) -> None: ...
+
+    async def worked(self, run: Run, step: Step, direction: str) -> None: ...
+
+    async def committed(self, run: Run, step: Step, direction: str) -> None: ...
+
+
+class SagaEngine:
+    """Runs the sagas of one service's database. ``sole`` means no other process runs them."""
+
+    def __init__(
+        self,
+        database: Database,
+        table: Table,
+        sagas: Iterable[Saga],
+        *,
+        world: Any,
+        seal: Seal,
+        component: str,
+        host: str = "",
+        sole: bool = False,
+        workers: int = 64,
+        lease: float = 15.0,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self.journal = Journal(database, table, seal)
+        self.world = world
+        self._table = table
+        self._sagas = {(saga.name, saga.version): saga for saga in sagas}
+        self._newest = {saga.name: saga for saga in sorted(self._sagas.values(), key=lambda one: one.version)}
+        self._component, self._host, self._sole = component, host, sole
+        self._workers, self._lease, self._hooks = workers, lease, hooks
+        self._owner = ids.new_uuid()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._poked: set[str] = set()
+        self._pokes: dict[str, asyncio.Event] = {}
+        self._stopping = False
+        self.loop = Loop(f"{component} sagas", 1.0, self._dispatch)
+        self.stuck = 0
+
+    # ---- from outside
+
+    async def start_saga(self, tx: Transaction, name: str, *, subject: str, params: msgspec.Struct) -> str:
+        """Write a saga in the transaction of its record; it starts once that is committed. Returns its id."""
+        saga = self._newest[name]
+        if not isinstance(params, saga.params):
+            raise TypeError(f"{name} takes {saga.params.__name__}")
+        saga_id = await self.journal.add(tx, name, saga.version, subject, params)
+        tx.after_commit(lambda: self.poke(saga_id))
+        return saga_id
+
+    async def cancel(self, tx: Transaction, saga_id: str) -> bool:
+        """Ask a saga to unwind instead of going on; False when it is over."""
+        asked = await self.journal.cancel(tx, saga_id)
+        tx.after_commit(lambda: self.poke(saga_id))
+        return asked
+
+    def poke(self, saga_id: str) -> None:
+        """Let a waiting saga look again now."""
+        self._poked.add(saga_id)
+        self.loop.poke()
+
+    async def poke_subject(self, subject: str) -> None:
+        """Let all sagas about a resource look again now."""
+        t = self._table
+        rows = await self.journal.database.all(
+            select(t.c.id).where(t.c.subject == subject, t.c.state == READY), point=True
+        )
+        for row in rows:
+            self.poke(row["id"])
+
+    async def start(self) -> None:
+        self._stopping = False
+        if self._sole:
+            await self.journal.release_all()
+        await self.loop.start()
+
+    async def stop(self) -> None:
+        """Finish the steps in work, then give all leases back."""
+        self._stopping = True
+        await self.loop.stop()
+        for task in list(self._running.values()):
+            try:
+                async with asyncio.timeout(10):
+                    await asyncio.shield(task)
+            except (TimeoutError, Exception):
+                task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def settle(self) -> None:
+        """Run everything that is due until nothing is (for tests and simulations)."""
+        while due := await self.journal.due():
+            for saga_id in due:
+                await self._run(saga_id)
+
+    # ---- inside
+
+    async def _dispatch(self) -> None:
+        poked, self._poked = self._poked, set()
+        for saga_id in poked:
+            if saga_id in self._running:
+                self._poked_while_running(saga_id)
+            else:
+                self._launch(saga_id, poked=True)
+        for saga_id in await self.journal.due(self._workers):
+            if saga_id not in self._running:
+                self._launch(saga_id, poked=False)
+
+    def _poked_while_running(self, saga_id: str) -> None:
+        self._pokes.setdefault(saga_id, asyncio.Event()).set()
+
+    def _launch(self, saga_id: str, *, poked: bool) -> None:
+        if self._stopping or len(self._running) >= self._workers:
+            if poked:
+                self._poked.add(saga_id)
+            return
+        task = asyncio.get_running_loop().create_task(self._run(saga_id), name=f"saga {saga_id}")
+        self._running[saga_id] = task
+        task.add_done_callback(lambda _: self._ended(saga_id))
+
+    def _ended(self, saga_id: str) -> None:
+        self._running.pop(saga_id, None)
+        pending = self._pokes.pop(saga_id, None)
+        if pending is not None and pending.is_set():
+            self.poke(saga_id)  # it came between the last look and the end of the run
+        elif self._poked:
+            self.loop.poke()
+
+    async def _run(self, saga_id: str) -> None:
+        row = await self.journal.take(saga_id, self._owner, self._lease)
+        if row is None:
+            return
+        saga = self._sagas.get((row["name"], row["version"]))
+        if saga is None:
+            _log.error("saga %s version %s is unknown to this release", row["name"], row["version"])
+            return
+        run = Run(
+            id=saga_id, saga=saga.name, subject=row["subject"], params=msgspec.convert(row["params"], saga.params),
+            world=self.world, attempt=row["attempt"], generation=row["generation"], outputs=row["outputs"],
+            notes=row["notes"], caller=self.journal.caller_of(row), started_at=row["created_at"], tries=row["tries"],
+        )  # fmt: skip
+        context.use(run.caller)
+        carried = {**row["baggage"], "attempt": str(run.attempt)}
+        trace.resume(self._component, self._host, carried)
+        heartbeat = asyncio.get_running_loop().create_task(self._keep(saga_id, run.generation))
+        try:
+            await self._advance(saga, run, row)
+        except LostLease:
+            _log.warning("saga %s %s was taken over by another worker", saga.name, saga_id)
+        finally:
+            heartbeat.cancel()
+
+    async def _keep(self, saga_id: str, generation: int) -> None:
+        while True:
+            await clock.sleep(self._lease / 3)
+            if not await self.journal.renew(saga_id, generation, self._lease):
+                return
+
+    async def _advance(self, saga: Saga, run: Run, row: Row) -> None:
+        """Run steps until the saga ends or waits. ``floor`` set means: going back, down to that cursor."""
+        cursor, floor = row["cursor"], row["floor"]
+        error = Failed(row["error"]["message"], **row["error"].get("details", {})) if row["error"] else None
+        since = row["step_since"]
+        while not self._stopping:
+            if floor is None:
+                if cursor == len(saga.steps):
+                    await self._end(saga, run, DONE)
+                    return
+                if await self.journal.cancelled(run.id):
+                    error, floor = Cancelled("The operation was cancelled."), 0
+                    cursor = await self._turn_back(run, cursor, floor, error)
+                    continue
+                step = saga.steps[cursor]
+                outcome = await self._try(run, step, since)
+                if isinstance(outcome, Wait):
+                    await self._sleep(run, outcome.seconds)
+                    return
+                if isinstance(outcome, RetryFrom):
+                    merge_notes(run.notes, outcome.notes)
+                    floor, error = saga.index(outcome.step), None
+                    cursor = await self._turn_back(run, cursor, floor, None)
+                elif isinstance(outcome, Failed):
+                    error, floor = outcome, 0
+                    cursor = await self._turn_back(run, cursor, floor, error)
+                else:
+                    cursor, since = cursor + 1, clock.now()
+            elif cursor > floor:
+                step = saga.steps[cursor - 1]
+                if not await self._undo(saga, run, step, cursor):
+                    return
+                cursor -= 1
+                since = clock.now()
+            elif error is not None:
+                await self._fail(saga, run, error)
+                return
+            else:
+                run.attempt += 1
+                if (flow := trace.current()) is not None:
+                    flow.attempt = run.attempt
+                floor, since = None, clock.now()
+                await self._write(run, floor=None, attempt=run.attempt, step_since=since, tries=0)
+        await self._write(run, owner=None, lease_until=0.0)
+
+    async def _try(self, run: Run, step: Step, since: float) -> Any:
+        """One step forward: its output committed with the cursor, or what it raised instead."""
+        run._commits.clear()
+        try:
+            if self._hooks:
+                await self._hooks.before(run, step, "do")
+            async with asyncio.timeout(max(step.within, 1.0)):
+                output = await step.do(run)
+            if self._hooks:
+                await self._hooks.worked(run, step, "do")
+        except (Wait, RetryFrom) as said:
+            if isinstance(said, Wait) and clock.now() - since > step.within:
+                return Failed(f"{step.name} did not finish within {step.within:g} s.", step=step.name)
+            return said
+        except LostLease:
+            raise
+        except Exception as error:
+            final = failure_of(error)
+            if final is not None:
+                final.details.setdefault("step", step.name)
+                return final
+            if clock.now() - since > step.within:
+                reason = str(error) or type(error).__name__
+                return Failed(f"{step.name} failed: {reason}", step=step.name)
+            _log.warning("saga %s step %s will be tried again: %s", run.saga, step.name, error, exc_info=run.tries == 0)
+            run.tries += 1
+            return Wait(min(0.2 * 2 ** min(run.tries, 7), 15.0))
+        run.outputs[step.name] = output
+        run.tries = 0
+        await self._write(
+            run, cursor_step=1, outputs=run.outputs, notes=run.notes, tries=0, step_since=clock.now(), bodies=True
+        )
+        if self._hooks:
+            await self._hooks.committed(run, step, "do")
+        return None
+
+    async def _undo(self, saga: Saga, run: Run, step: Step, cursor: int) -> bool:
+        """One step back; False when it must wait or is stuck."""
+        run._commits.clear()
+        try:
+            if self._hooks:
+                await self._hooks.before(run, step, "undo")
+            if step.undo is not None:
+                async with asyncio.timeout(max(step.within, 1.0)):
+                    await step.undo(run)
+            if self._hooks:
+                await self._hooks.worked(run, step, "undo")
+        except Wait as wait:
+            await self._sleep(run, wait.seconds)
+            return False
+        except LostLease:
+            raise
+        except Exception as error:
+            run.tries += 1
+            reason = str(error) or type(error).__name__
+            if run.tries < _UNDO_TRIES:
+                _log.warning("saga %s: undo of %s will be tried again: %s", run.saga, step.name, reason)
+                await self._sleep(run, min(0.2 * 2 ** min(run.tries, 8), 60.0))
+                return False
+            _log.exception("saga %s %s is stuck: undo of %s failed for good", run.saga, run.id, step.name)
+            self.stuck += 1
+            if saga.on_stuck is not None:
+                await saga.on_stuck(run, f"undo of {step.name} failed: {reason}")
+            await self._write(run, state=STUCK, owner=None, lease_until=0.0, bodies=True)
+            return False
+        run.outputs.pop(step.name, None)
+        run.tries = 0
+        await self._write(run, cursor=cursor - 1, outputs=run.outputs, tries=0, step_since=clock.now(), bodies=True)
+        if self._hooks:
+            await self._hooks.committed(run, step, "undo")
+        return True
+
+    async def _turn_back(self, run: Run, cursor: int, floor: int, error: Failed | None) -> int:
+        """Begin to unwind, the current step first: it may have done half its work."""
+        told = {"message": error.message, "details": error.details} if error else None
+        cursor += 1
+        saga = self._newest[run.saga]
+        cursor = min(cursor, len(saga.steps))
+        run.tries = 0
+        await self._write(run, cursor=cursor, floor=floor, error=told, notes=run.notes, cancel=False, tries=0)
+        return cursor
+
+    async def _fail(self, saga: Saga, run: Run, error: Failed) -> None:
+        run._commits.clear()
+        if saga.on_failed is not None:
+            await saga.on_failed(run, error)
+        await self._end(saga, run, FAILED)
+
+    async def _end(self, saga: Saga, run: Run, state: str) -> None:
+        await self._write(run, state=state, token=None, owner=None, lease_until=0.0, bodies=state == FAILED)
+        _log.info("saga %s %s for %s", saga.name, state, run.subject)
+
+    async def _sleep(self, run: Run, seconds: float) -> None:
+        """Give the place back until a time; a poke that came meanwhile wins."""
+        poked = self._pokes.pop(run.id, None)
+        wake_at = clock.now() if poked is not None and poked.is_set() else clock.now() + seconds
+        await self._write(
+            run, wake_at=wake_at, owner=None, lease_until=0.0, notes=run.notes, tries=run.tries, bodies=True
+        )
+        self._wake_later(run.id, wake_at - clock.now())
+
+    def _wake_later(self, saga_id: str, seconds: float) -> None:
+        """The dispatch loop looks once a second; shorter waits wake it themselves."""
+        if seconds < 1.0:
+            asyncio.get_running_loop().call_later(max(seconds, 0.0), self.poke, saga_id)
+
+    async def _write(self, run: Run, *, bodies: bool = False, cursor_step: int = 0, **values: Any) -> None:
+        """Write the journal row, with the step's own bodies in the same transaction."""
+        commits: list[Any] = list(run._commits) if bodies else []
+        if cursor_step:
+            values["cursor"] = self._table.c.cursor + cursor_step
+
+        async def body(tx: Transaction) -> None:
+            await self.journal.write(tx, run.id, run.generation, **values)
+            for commit in commits:
+                pending: Awaitable[None] = commit(tx)
+                await pending
+
+        await self.journal.database.run(body, durable=False)
+        if bodies:
+            run._commits.clear()
+
+
+def merge_notes(notes: dict[str, Any], more: dict[str, Any]) -> None:
+    """Lay ``more`` over the notes; a value for a list is appended to it."""
+    for key, value in more.items():
+        if isinstance(notes.get(key), list):
+            notes[key] = notes[key] + [
+                one for one in (value if isinstance(value, list) else [value]) if one not in notes[key]
+            ]
+        else:
+            notes[key] = value
