@@ -96,5 +96,8 @@ class Service:
     """Its traditional port."""
     roles: list[Role]
     close: Callable[[], Awaitable[None]]
+    bootstrap: Callable[[dict[str, Any]], Awaitable[dict[str, Any] | None]] | None = None
+    """Ensures what a new cloud holds of this service; gets the facts that earlier services returned
+    (``password``, ``service_passwords``, identity's ``projects`` by name …) and may add its own."""
     aliases: tuple[str, ...] = ()
     """Further catalogue types of the same endpoint (volumev3)."""
