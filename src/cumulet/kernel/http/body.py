@@ -68,6 +68,10 @@ class Violation(Invalid):
         self.path, self.keyword, self.value = path, keyword, value
 
 
+class QueryViolation(Violation):
+    """A query string does not have the published shape."""
+
+
 class _Schema:
     """A lazily compiled JSON Schema."""
 
@@ -218,23 +222,29 @@ class Query:
     def __init__(self, *params: Param, strict_since: str | None = "") -> None:
         self.params = params
         self.strict_since = strict_since
-        self._compiled: dict[str, _Schema] = {}
+        self._compiled: dict[int, _Schema] = {}
+        self._known: dict[Version | None, tuple[dict[str, Param], list[tuple[re.Pattern[str], Param]]]] = {}
 
     def lift(self, text: str, version: Version | None, allows: Callable[[str], bool]) -> dict[str, Any]:
-        """The typed parameters; repeated ones as lists where the table says so; raises Violation.
+        """The typed parameters; repeated ones as lists where the table says so; raises QueryViolation.
 
         Unknown keys that are let through appear under ``*`` as (name, value) pairs.
         """
-        known = {p.name: p for p in self.params if version is None or within(version, p.since, p.until)}
+        known, families = self._at(version)
         inner: dict[str, Any] = {}
         rest: list[tuple[str, str]] = []
         for name, value in parse_qsl(text, keep_blank_values=True):
-            param = known.get(name)
+            param, suffix = known.get(name), None
+            if param is None:
+                for pattern, family in families:
+                    if (match := pattern.fullmatch(name)) is not None:
+                        param, suffix = family, match[1] or ""
+                        break
             if param is None:
                 if self.strict_since is None or (
                     self.strict_since and version is not None and within(version, self.strict_since, None)
                 ):
-                    raise Violation(
+                    raise QueryViolation(
                         f"Additional properties are not allowed ('{name}' was unexpected)", name, "additionalProperties"
                     )
                 rest.append((name, value))
@@ -242,15 +252,28 @@ class Query:
             if param.policy is not None and not allows(param.policy):
                 rest.append((name, value))
                 continue
-            typed = self._typed(param, value)
+            typed = self._typed(param, name, value)
+            slot, key = (inner, name) if suffix is None else (inner.setdefault(param.name, {}), suffix)
             if param.many:
-                inner.setdefault(name, []).append(typed)
+                slot.setdefault(key, []).append(typed)
             else:
-                inner[name] = typed
+                slot[key] = typed
+        for param in known.values():
+            if param.required and param.name not in inner:
+                raise QueryViolation(f"'{param.name}' is a required property", param.name, "required")
         inner["*"] = rest
         return inner
 
-    def _typed(self, param: Param, value: str) -> Any:
+    def _at(self, version: Version | None) -> tuple[dict[str, Param], list[tuple[re.Pattern[str], Param]]]:
+        if version not in self._known:
+            here = [p for p in self.params if version is None or within(version, p.since, p.until)]
+            self._known[version] = (
+                {p.name: p for p in here if p.pattern is None},
+                [(re.compile(p.pattern), p) for p in here if p.pattern is not None],
+            )
+        return self._known[version]
+
+    def _typed(self, param: Param, name: str, value: str) -> Any:
         checked: Any = value
         kind = param.type.get("type")
         if kind == "integer" and re.fullmatch(r"-?\d{1,18}", value):
@@ -270,20 +293,20 @@ class Query:
             "n",
         ):
             checked = value.lower() in ("true", "1", "yes", "t", "on", "y")
-        schema = self._compiled.setdefault(param.name, _Schema(param.type))
+        schema = self._compiled.setdefault(id(param), _Schema(param.type))
         try:
             schema.check(checked, "query parameter")
         except Violation as error:
-            raise Violation(
-                f"Invalid input for query parameters {param.name}. Value: {_short(value)}. {error.message}",
-                param.name, error.keyword, value,
+            raise QueryViolation(
+                f"Invalid input for query parameters {name}. Value: {_short(value)}. {error.message}",
+                name, error.keyword, value,
             ) from None  # fmt: skip
         if param.convert is not None:
             try:
                 return param.convert(value)
             except ValueError as error:
-                raise Violation(
-                    f"Invalid input for query parameters {param.name}. Value: {_short(value)}. {error}",
-                    param.name, "convert", value,
+                raise QueryViolation(
+                    f"Invalid input for query parameters {name}. Value: {_short(value)}. {error}",
+                    name, "convert", value,
                 ) from None  # fmt: skip
         return checked

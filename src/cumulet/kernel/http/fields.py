@@ -45,7 +45,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Param:
-    """One query parameter. ``many`` collects repetitions into a list."""
+    """One query parameter. ``many`` collects repetitions into a list.
+
+    With ``pattern`` it stands for a family of keys (``resources``, ``resources1``, …):
+    a regular expression whose first group is the member's suffix. What comes out
+    under ``name`` is then a dict by suffix.
+    """
 
     name: str
     type: Schema
@@ -54,6 +59,8 @@ class Param:
     many: bool = False
     policy: str | None = None
     convert: Callable[[str], Any] | None = None
+    pattern: str | None = None
+    required: bool = False
 
 
 @dataclass(frozen=True)
