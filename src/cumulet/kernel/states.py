@@ -33,6 +33,8 @@ class Action:
     ends: str | None
     saga: str | None = None
     while_busy: frozenset[str] = frozenset()
+    word: str | None = None
+    """What its refusals call the action, where several actions share a published name."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,15 @@ class Life:
         if row is None:
             raise Conflict(f"{self.noun} {id} is gone.")
         busy = row[self.busy_column] if self.busy_column else None
+        word = action.word or name
         if action.allowed is not ANY and row[self.state_column] not in action.allowed:
             raise Conflict(
-                f"Cannot '{name}' {self.noun} {id} while it is in {self._word('state')} {row[self.state_column]}",
+                f"Cannot '{word}' {self.noun} {id} while it is in {self._word('state')} {row[self.state_column]}",
                 kind="InvalidState",
             )
         if busy is not None and action.while_busy is not ANY and busy not in action.while_busy:
             raise Conflict(
-                f"Cannot '{name}' {self.noun} {id} while it is in {self.busy_column} {busy}", kind="InvalidState"
+                f"Cannot '{word}' {self.noun} {id} while it is in {self.busy_column} {busy}", kind="InvalidState"
             )
         changes = dict(values)
         if action.busy is not None:
