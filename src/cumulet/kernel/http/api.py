@@ -31,7 +31,7 @@ from cumulet.kernel.errors import (
     Unauthorized,
     UnsupportedMedia,
 )
-from cumulet.kernel.http.request import Answer, Request
+from cumulet.kernel.http.request import Answer, Incoming, Request, Watch
 from cumulet.kernel.http.route import Route
 from cumulet.kernel.http.versions import Version, Versions, within
 from cumulet.kernel.policy import Policy
@@ -126,6 +126,8 @@ class Api:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
+            receive = Watch(receive)
+            scope = {**scope, "cumulet.watch": receive}
             path: str = scope["path"]
             if self.strip_project is not None and path.startswith(self.strip_project + "/"):
                 head, _, rest = path[len(self.strip_project) + 1 :].partition("/")
@@ -192,7 +194,7 @@ class Api:
             service=self.service,
             query_text=req.query_string,
             sent=sent,
-            stream=req.stream if row.raw else None,
+            stream=Incoming(req.stream, req.scope["cumulet.watch"]) if row.raw else None,
             remote=(req.scope.get("client") or ("",))[0],
         )
         target = await row.target(request) if row.target is not None else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cumulet.kernel.context import Context
+from cumulet.kernel.errors import Invalid
 from cumulet.kernel.http.fields import View
 from cumulet.kernel.http.versions import Version
 from cumulet.kernel.policy import Policy, Target
@@ -17,6 +18,34 @@ class Stream(Protocol):
     """A request body that is read in pieces."""
 
     async def read(self, size: int = -1) -> bytes: ...
+
+
+class Watch:
+    """An ASGI ``receive`` that remembers whether the client went away."""
+
+    def __init__(self, receive: Any) -> None:
+        self._receive = receive
+        self.gone = False
+
+    async def __call__(self) -> Any:
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            self.gone = True
+        return event
+
+
+class Incoming:
+    """A raw request body. The web framework takes a lost client for the end of the body; this does not."""
+
+    def __init__(self, stream: Stream, watch: Watch) -> None:
+        self._stream, self._watch = stream, watch
+
+    async def read(self, size: int = -1) -> bytes:
+        """At most ``size`` bytes, none at the end; raises Invalid when the client went away before it."""
+        data = await self._stream.read(size)
+        if self._watch.gone:
+            raise Invalid("The client went away before the request body was complete.")
+        return data
 
 
 @dataclass
