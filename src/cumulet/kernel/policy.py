@@ -2,8 +2,8 @@
 """Policy as data: upstream's rule names and rule language, compiled once into closures.
 
 A rule is ``(name, check, scopes)``. The language is the published one: `rule:x`,
-`role:x`, `key:%(target)s`, `key:literal`, `literal:%(target)s`, `@`, `!`, `and`,
-`or`, `not`, parentheses. A test holds this evaluator equal to the real one.
+`role:x`, `key:%(target)s`, `key:literal`, `literal:%(target)s`, network's
+`field:resource:name=value` (`=~regex`), `@`, `!`, `and`, `or`, `not`, parentheses. A test holds this evaluator equal to the real one.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ class Policy:
 
     def _check(self, name: str) -> Check:
         if name not in self._checks:
-            self._checks[name] = lambda creds, target: False  # a rule that names itself is false
             text = self.overrides.get(name, self._rules[name].check)
             self._checks[name] = compile_check(text, self._check_named)
         return self._checks[name]
@@ -132,6 +131,8 @@ def _atom(text: str, named: Callable[[str], Check]) -> Check:
     if kind == "role":
         role = match.lower()
         return lambda creds, target: role in (one.lower() for one in creds.get("roles", ()))
+    if kind == "field":
+        return _field(match)
 
     def compare(creds: Mapping[str, Any], target: Target) -> bool:
         wanted = match
@@ -149,6 +150,22 @@ def _atom(text: str, named: Callable[[str], Check]) -> Check:
         return (have is not None and str(have) == wanted) or (have is None and wanted == "None")
 
     return compare
+
+
+def _field(match: str) -> Check:
+    """``networks:shared=True``: whether the target's own field has that value (``=~`` matches a pattern)."""
+    name, equals, wanted = match.partition(":")[2].partition("=")
+    if not equals:
+        raise ValueError(f"'field:{match}' is not a policy check")
+    pattern = re.compile(wanted[1:]) if wanted.startswith("~") else None
+
+    def check(creds: Mapping[str, Any], target: Target) -> bool:
+        value = target.get(name)
+        if value is None:
+            return False
+        return pattern.match(str(value)) is not None if pattern else str(value) == wanted
+
+    return check
 
 
 def _dig(values: Mapping[str, Any], path: str) -> Any:
