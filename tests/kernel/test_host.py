@@ -23,7 +23,6 @@ from cumulet.kernel.host import ChannelHost, DirectHost, Fds, Host, HostError, n
 from cumulet.kernel.pools import Completed, Pool, ProgramFailed, run_program
 
 USER = "nobody"
-pytestmark = pytest.mark.anyio
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the privileged parent is root by definition")
 
 
@@ -83,11 +82,6 @@ def vanish(text: Text) -> None:
 
 
 ALLOWED = {name_of(f): name_of(f) for f in (add, slow, refuse, break_down, missing_file, open_pipe, impostor, vanish)}
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @pytest.fixture(params=["direct", "channel"])
