@@ -39,6 +39,7 @@ class BlockDevice(msgspec.Struct, frozen=True):
     id: str
     boot_index: int | None
     source_type: str
+    destination_type: str
     volume_id: str | None
     image_id: str | None
     snapshot_id: str | None
@@ -68,8 +69,6 @@ class ServerRecord(msgspec.Struct, frozen=True):
     security_groups: list[str]
     block_devices: list[BlockDevice]
     config_drive: bool
-    documents: dict[str, bytes]
-    """Metadata documents by path, for the config drive (without network data)."""
     caller: Context | None
     token: str | None
     """The user's token while it can be used; never written anywhere."""
@@ -82,6 +81,21 @@ class Progress(msgspec.Struct, frozen=True):
     attempt: int
     host: str
     task_state: str | None = None
+
+
+class Networked(msgspec.Struct, frozen=True):
+    """A host has its ports; the record of the server's addresses is made now, for metadata and readers."""
+
+    server_id: str
+    attempt: int
+    host: str
+    port_ids: list[str]
+
+
+class Documents(msgspec.Struct, frozen=True):
+    """Metadata documents by path, for the config drive (empty when it has none)."""
+
+    documents: dict[str, bytes] = {}
 
 
 class Built(msgspec.Struct, frozen=True):
@@ -155,6 +169,7 @@ class ServerEvent(msgspec.Struct, frozen=True):
 
 FETCH = Method(CONDUCTOR, "fetch", Fetch, ServerRecord)
 PROGRESS = Method(CONDUCTOR, "progress", Progress, Nothing)
+NETWORKED = Method(CONDUCTOR, "networked", Networked, Documents)
 BUILT = Method(CONDUCTOR, "built", Built, Nothing)
 REPORT = Method(CONDUCTOR, "report", Report, Verdict)
 POWER_CHANGED = Method(CONDUCTOR, "power_changed", PowerChanged, Nothing)

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The conductor: the agents' only way to the database, and where the sagas run.
+
+Invariant: what an agent says counts only for the attempt that the record names;
+anything older is refused as a stale attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from sqlalchemy import select
+
+from cumulet.compute import rpc
+from cumulet.compute.metadata.documents import documents_for
+from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SAGAS, SERVERS, next_number
+from cumulet.compute.sagas.create import attachment_of
+from cumulet.compute.sagas.params import CreateServer, NetworkSlot
+from cumulet.compute.sagas.world import World
+from cumulet.compute.scheduler.rpc import HOSTS as SCHEDULER_HOSTS
+from cumulet.compute.scheduler.rpc import REPORT as SCHEDULER_REPORT
+from cumulet.compute.scheduler.rpc import HostReport, Hosts
+from cumulet.compute.states import SERVER
+from cumulet.compute.vifs import read_vifs
+from cumulet.kernel import clock, ids, trace
+from cumulet.kernel.bus import Bus, Subscription
+from cumulet.kernel.db import Row, Transaction
+from cumulet.kernel.errors import Conflict, NotFound
+from cumulet.kernel.saga import SagaEngine
+
+_log = logging.getLogger(__name__)
+RUNNING, SHUTDOWN, CRASHED = 1, 4, 6
+
+
+class StaleAttempt(Conflict):
+    """This attempt of the build is not the current one."""
+
+
+class Conductor:
+    """Serves `compute.conductor`; several may run side by side."""
+
+    def __init__(self, world: World, engine: SagaEngine, host: str) -> None:
+        self.world, self.engine, self._host = world, engine, host
+        self._subscription: Subscription | None = None
+
+    @property
+    def _bus(self) -> Bus:
+        return self.world.bus
+
+    async def start(self) -> None:
+        handlers = {
+            rpc.FETCH: self.fetch,
+            rpc.PROGRESS: self.progress,
+            rpc.NETWORKED: self.networked,
+            rpc.BUILT: self.built,
+            rpc.REPORT: self.report,
+            rpc.POWER_CHANGED: self.power_changed,
+            rpc.EVENT: self.event,
+            SCHEDULER_HOSTS: self.hosts,
+        }
+        self._subscription = await self._bus.subscribe(handlers, component="conductor", host=self._host)
+        await self.engine.start()
+
+    async def stop(self) -> None:
+        await self.engine.stop()
+        if self._subscription is not None:
+            await self._subscription.stop()
+
+    # ---- a build
+
+    async def fetch(self, asked: rpc.Fetch) -> rpc.ServerRecord:
+        """Steps 15 to 18: all that a host needs to build a server."""
+        trace.record("conductor.receive")
+        with trace.step("conductor.query"):
+            server = await self._current(asked.server_id, asked.attempt, asked.host)
+            saga = await self.world.db.first(
+                select(SAGAS).where(SAGAS.c.subject == asked.server_id, SAGAS.c.name == "compute.create_server")
+            )
+            devices = await self.world.devices(asked.server_id)
+        if saga is None:
+            raise NotFound(f"Instance {asked.server_id} is not being built.")
+        trace.record("conductor.rows", detail={"servers": 1, "block_devices": len(devices)})
+        params = msgspec.convert(saga["params"], CreateServer)
+        caller = self.engine.journal.caller_of(saga)
+        flavor = server["flavor"]
+        record = rpc.ServerRecord(
+            server_id=server["id"], attempt=asked.attempt, project_id=server["project_id"], user_id=server["user_id"],
+            name=server["name"], hostname=server["hostname"], vcpus=flavor["vcpus"], memory_mib=flavor["ram"],
+            disk_gib=flavor["disk"], image_id=server["image_id"], availability_zone=server["availability_zone"] or "nova",
+            slots=params.slots, security_groups=params.security_groups,
+            block_devices=[_device(one, server["id"], asked.attempt) for one in devices],
+            config_drive=server["config_drive"], caller=caller.journal() if caller else None,
+            token=caller.token if caller else None,
+        )  # fmt: skip
+        trace.record("conductor.reply")
+        return record
+
+    async def progress(self, told: rpc.Progress) -> rpc.Nothing:
+        """The fence: refuse a stale attempt; otherwise show what the host does next."""
+        await self._current(told.server_id, told.attempt, told.host)
+        if told.task_state is not None:
+            state = told.task_state
+
+            async def body(tx: Transaction) -> None:
+                await SERVER.progress(tx, "create", told.server_id, state)
+
+            await self.world.db.run(body, durable=False)
+        return rpc.Nothing()
+
+    async def networked(self, told: rpc.Networked) -> rpc.Documents:
+        """The ports are bound: keep the server's addresses, and make its metadata documents."""
+        server = await self._current(told.server_id, told.attempt, told.host)
+        cache = await self.refresh(told.server_id)
+        if not server["config_drive"]:
+            return rpc.Documents()
+        return rpc.Documents(documents_for({**server, "network_cache": cache}))
+
+    async def built(self, told: rpc.Built) -> rpc.Nothing:
+        """A build ended; the saga takes it from here."""
+        await self._current(told.server_id, told.attempt, told.host)
+        result = {
+            "attempt": told.attempt, "host": told.host, "error": told.error, "step": told.step,
+            "retryable": told.retryable, "root_device": told.root_device,
+        }  # fmt: skip
+
+        async def body(tx: Transaction) -> None:
+            current = (SERVERS.c.id == told.server_id) & (SERVERS.c.attempt == told.attempt)
+            if not await tx.run(SERVERS.update().where(current).values(built=result)):
+                raise StaleAttempt(kind="StaleAttempt")
+            for device_id, made in told.devices.items():
+                device = (BLOCK_DEVICES.c.id == device_id) & (BLOCK_DEVICES.c.server_id == told.server_id)
+                await tx.run(BLOCK_DEVICES.update().where(device).values(**made))
+
+        await self.world.db.run(body, durable=False)
+        await self.engine.poke_subject(told.server_id)
+        return rpc.Nothing()
+
+    async def _current(self, server_id: str, attempt: int, host: str) -> Row:
+        """The server's row, if this attempt on this host is the one that counts."""
+        row = await self.world.db.first(select(SERVERS).where(SERVERS.c.id == server_id))
+        if row is None or row["deleted_at"] is not None:
+            raise StaleAttempt(f"Instance {server_id} is gone.", kind="StaleAttempt")
+        if (row["attempt"], row["host"]) != (attempt, host) or row["task_state"] == "deleting":
+            raise StaleAttempt(f"Attempt {attempt} on {host} is not the current one.", kind="StaleAttempt")
+        return row
+
+    # ---- hosts
+
+    async def report(self, told: rpc.Report) -> rpc.Verdict:
+        """Keep what a host has, tell the schedulers, and compare its guests with the records."""
+
+        async def body(tx: Transaction) -> Row:
+            return await self._keep_host(tx, told)
+
+        row = await self.world.db.run(body, durable=False)
+        await self._bus.fanout(SCHEDULER_REPORT, host_report(row))
+        return await self._compare(told)
+
+    async def _keep_host(self, tx: Transaction, told: rpc.Report) -> Row:
+        now = clock.now()
+        resources = {
+            field: getattr(told, field) for field in told.__struct_fields__ if field not in ("guests", "host", "zone")
+        }
+        where = (HOSTS.c.host == told.host) & (HOSTS.c.binary == "nova-compute")
+        values = {"last_seen": now, "node": told.node, "resources": resources, "zone": told.zone}
+        if not await tx.run(HOSTS.update().where(where).values(**values)):
+            number = await next_number(tx, HOSTS)
+            fresh = {"id": ids.new_uuid(), "number": number, "host": told.host, "binary": "nova-compute"}
+            await tx.insert(HOSTS, {**values, **fresh, "created_at": now})
+        row = await tx.first(select(HOSTS).where(where))
+        assert row is not None
+        return row
+
+    async def _compare(self, told: rpc.Report) -> rpc.Verdict:
+        """Which guests should not be there, and which should run. Servers at work are left alone."""
+        here = {guest.server_id: guest for guest in told.guests}
+        known = await self.world.db.all(
+            select(SERVERS).where(SERVERS.c.host == told.host, SERVERS.c.deleted_at.is_(None))
+        )
+        rows = {row["id"]: row for row in known}
+        remove = []
+        for server_id in here.keys() - rows.keys():
+            row = await self.world.db.first(select(SERVERS).where(SERVERS.c.id == server_id))
+            if row is None or (row["deleted_at"] is not None and row["deleted_at"] < clock.now() - 30):
+                remove.append(server_id)
+        start = []
+        for server_id, row in rows.items():
+            guest = here.get(server_id)
+            if guest is None or row["task_state"] is not None:
+                continue
+            if guest.power_state in (SHUTDOWN, CRASHED) and row["vm_state"] == "active":
+                # it stopped while nobody watched: after a reboot of the host it is started again
+                if row["updated_at"] < told.started_at and row["power_state"] == RUNNING:
+                    start.append(server_id)
+                else:
+                    await self.power_changed(rpc.PowerChanged(told.host, server_id, guest.power_state))
+            elif guest.power_state != row["power_state"]:
+                await self.power_changed(rpc.PowerChanged(told.host, server_id, guest.power_state))
+        return rpc.Verdict(remove=remove, start=start)
+
+    async def power_changed(self, told: rpc.PowerChanged) -> rpc.Nothing:
+        """A guest changed by itself: its server shows it, unless an operation is at work."""
+
+        async def body(tx: Transaction) -> None:
+            at_rest = (SERVERS.c.id == told.server_id) & (SERVERS.c.host == told.host) & SERVERS.c.task_state.is_(None)
+            row = await tx.first(select(SERVERS).where(at_rest))
+            if row is None:
+                return
+            name = {RUNNING: "start", SHUTDOWN: "stop", CRASHED: "stop"}.get(told.power_state)
+            ends = SERVER.actions[name].ends if name is not None else None
+            if name is None or row["vm_state"] not in ("active", "stopped"):
+                name, ends = "update", row["vm_state"]
+            await SERVER.finish(tx, name, told.server_id, ends=ends, power_state=told.power_state)
+
+        await self.world.db.run(body, durable=False)
+        return rpc.Nothing()
+
+    async def hosts(self, asked: Any) -> Hosts:
+        """All hosts, for a scheduler that just started."""
+        rows = await self.world.db.all(select(HOSTS).where(HOSTS.c.binary == "nova-compute"))
+        return Hosts([host_report(row) for row in rows])
+
+    # ---- events
+
+    async def event(self, event: rpc.ServerEvent) -> rpc.Nothing:
+        """Something outside happened to a server: refresh its addresses, tell its host."""
+        row = await self.world.db.first(select(SERVERS).where(SERVERS.c.id == event.server_id))
+        if row is None or row["deleted_at"] is not None:
+            return rpc.Nothing()
+        if row["host"]:
+            await self._bus.cast(rpc.AGENT_EVENT, event, host=row["host"])
+        if event.name == "network-changed" or (event.name.startswith("network-vif") and row["task_state"] is None):
+            await self.refresh(event.server_id)
+        return rpc.Nothing()
+
+    async def refresh(self, server_id: str) -> list[dict[str, Any]]:
+        """Ask the network service for the server's addresses and keep them; returns the new cache."""
+        row = await self.world.db.first(select(SERVERS).where(SERVERS.c.id == server_id))
+        slots = [msgspec.convert(slot, NetworkSlot) for slot in (row or {}).get("slots") or []]
+        cache = await read_vifs(self.world.network, server_id, slots)
+
+        async def body(tx: Transaction) -> None:
+            await tx.run(SERVERS.update().where(SERVERS.c.id == server_id).values(network_cache=cache))
+
+        await self.world.db.run(body, durable=False)
+        return cache
+
+
+def host_report(row: Row) -> HostReport:
+    """A host's row as the scheduler takes it."""
+    have = row["resources"]
+    return HostReport(
+        host=row["host"],
+        node=row["node"],
+        up=not row["forced_down"],
+        enabled=row["status"] == "enabled",
+        zone=row["zone"],
+        hypervisor_hostname=have.get("hypervisor_hostname", row["host"]),
+        hypervisor_type=have.get("hypervisor_type", ""),
+        free_vcpus=have["vcpus"] - have["vcpus_used"],
+        free_memory_mib=have["memory_mib"] - have["memory_mib_used"],
+        free_disk_gib=have["disk_gib_free"],
+        reported_at=row["last_seen"],
+    )
+
+
+def _device(row: Row, server_id: str, attempt: int) -> rpc.BlockDevice:
+    return rpc.BlockDevice(
+        id=row["id"], boot_index=row["boot_index"], source_type=row["source_type"],
+        destination_type=row["destination_type"],
+        volume_id=row["volume_id"], image_id=row["image_id"], snapshot_id=row["snapshot_id"],
+        size_gib=row["size_gib"], delete_on_termination=row["delete_on_termination"], device_name=row["device_name"],
+        attachment_id=attachment_of(server_id, row["id"], attempt), volume_type=row["volume_type"],
+    )  # fmt: skip

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Create a server: find and claim a host, have it built there, make it active. The main job.
+
+Invariant: a server that is not ACTIVE at the end holds nothing: no claim, no
+port of ours, no attachment, no guest. A host that can't build is left clean and
+the next one is tried.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+
+from cumulet.compute.models import BLOCK_DEVICES, SERVERS
+from cumulet.compute.rpc import BUILD, ENSURE_ABSENT, Build, EnsureAbsent
+from cumulet.compute.sagas.params import CreateServer
+from cumulet.compute.sagas.world import World, set_fault
+from cumulet.compute.scheduler.rpc import RELEASE, SELECT_AND_CLAIM, ReleaseHost, SelectHost
+from cumulet.compute.states import SERVER
+from cumulet.kernel import clock, ids, trace
+from cumulet.kernel.db import Transaction
+from cumulet.kernel.saga import Cancelled, Failed, RetryFrom, Run, Saga, Step, Wait
+
+
+async def claim_host(run: Run) -> dict[str, Any]:
+    """Steps 8 to 11: ask the scheduler, which claims the best host in placement."""
+    world: World = run.world
+    params: CreateServer = run.params
+    server = await world.server(params.server_id)
+    request = select_request(server, params, run.attempt, run.notes.get("tried", []))
+    with trace.step("rpc.schedule", attempt=run.attempt):
+        selection = await world.bus.call(SELECT_AND_CLAIM, request, timeout=30.0)
+
+    async def record(tx: Transaction) -> None:
+        chosen = {"host": selection.host, "node": selection.node, "attempt": run.attempt, "built": None}
+        if selection.host is None:
+            chosen = {"host": None, "node": None}
+        await tx.run(
+            SERVERS.update()
+            .where(SERVERS.c.id == params.server_id)
+            .values(**chosen, why=selection.why, updated_at=clock.now())
+        )
+
+    if selection.host is None:
+        await world.db.run(record, durable=False)
+        reason = run.notes.get("reason")
+        tried = f" After {run.attempt - 1} failed build(s), the last because: {reason}" if reason else ""
+        raise Failed(f"No valid host was found. {selection.reason}{tried}".strip(), step="scheduler.select")
+    run.commit(record)
+    return {"host": selection.host, "node": selection.node}
+
+
+async def release_host(run: Run) -> None:
+    """Give the claim back. A dead host's claim was kept until here: the guest is known to be gone."""
+    world: World = run.world
+    await world.bus.call(RELEASE, ReleaseHost(server_id=run.subject), timeout=30.0)
+
+    async def record(tx: Transaction) -> None:
+        await tx.run(SERVERS.update().where(SERVERS.c.id == run.subject).values(host=None, node=None))
+
+    run.commit(record)
+
+
+async def build(run: Run) -> dict[str, Any]:
+    """Steps 12 to 29 on the chosen host: tell it, then wait for its word or look again."""
+    world: World = run.world
+    server = await world.server(run.subject)
+    told = server["built"]
+    if told is None or told["attempt"] != run.attempt:
+        host = run.outputs["host"]["host"]
+        casts = run.notes.get("casts", 0) if run.notes.get("cast_attempt") == run.attempt else 0
+        if casts == 0:
+            trace.record("rpc.build", detail={"to": host})
+        run.notes.update(casts=casts + 1, cast_attempt=run.attempt)
+        await world.bus.cast(BUILD, Build(run.subject, run.attempt), host=host)
+        raise Wait(min(2.0 * 1.5**casts, 30.0))
+    if told["error"] is None:
+        return {"root_device": told["root_device"]}
+    reason = f"{told['step']} failed on {told['host']}: {told['error']}" if told["step"] else told["error"]
+    if told["retryable"] and run.attempt < world.max_attempts:
+        raise RetryFrom("host", reason, tried=[told["host"]], reason=reason)
+    raise Failed(reason, step=told["step"], host=told["host"])
+
+
+async def unbuild(run: Run) -> None:
+    """Leave nothing of this attempt: guest and disks on the host, attachments, ports."""
+    world: World = run.world
+    server = await world.db.first(select(SERVERS).where(SERVERS.c.id == run.subject))
+    if server is None:
+        return
+    if server["host"]:
+        await world.on_host(ENSURE_ABSENT, EnsureAbsent(run.subject, run.attempt), server["host"])
+    await drop_devices(world, run.subject)
+    await world.drop_ports(run.subject, our_ports(run.params))
+
+    async def record(tx: Transaction) -> None:
+        await tx.run(SERVERS.update().where(SERVERS.c.id == run.subject).values(built=None, network_cache=[]))
+
+    run.commit(record)
+
+
+async def activate(run: Run) -> None:
+    """The server is ACTIVE: one commit with the end of the saga's work."""
+    world: World = run.world
+
+    async def record(tx: Transaction) -> None:
+        await SERVER.finish(
+            tx,
+            "create",
+            run.subject,
+            power_state=1,
+            launched_at=clock.now(),
+            root_device_name=run.outputs["build"]["root_device"],
+            fault=None,
+        )
+        await world.outbox.add(tx, "instance.create.end", {"server_id": run.subject, "attempt": run.attempt})
+
+    run.commit(record)
+    trace.record("server.active")
+
+
+async def mark_error(run: Run, failed: Failed) -> None:
+    """Everything is undone: the record says what happened (a cancelled create leaves that to the delete)."""
+    if isinstance(failed, Cancelled):
+        return
+
+    async def record(tx: Transaction) -> None:
+        details = {key: value for key, value in failed.details.items() if isinstance(value, str)}
+        told = ", ".join(f"{key}: {value}" for key, value in sorted(details.items()))
+        await SERVER.finish(tx, "create", run.subject, ends="error", power_state=0)
+        await set_fault(tx, run.subject, failed.message, details=told)
+
+    run.commit(record)
+
+
+# ---- shared with the other sagas
+
+
+def our_ports(params: CreateServer) -> set[str]:
+    return {slot.new_port_id for slot in params.slots if slot.new_port_id}
+
+
+async def drop_devices(world: World, server_id: str, *, finally_: bool = False) -> None:
+    """Delete the server's attachments, and the volumes that we made for it.
+
+    ``finally_`` also deletes volumes marked ``delete_on_termination`` (a server's delete).
+    """
+    from cumulet.compute.sagas.world import gone_is_fine
+
+    for device in await world.devices(server_id):
+        if device["destination_type"] != "volume":
+            continue
+        for attempt in range(1, world.max_attempts + 1):
+            await world.drop_attachment(attachment_of(server_id, device["id"], attempt))
+        await world.drop_attachment(device["attachment_id"])
+        made = device["created_by_us"] and (not finally_ or device["delete_on_termination"])
+        if device["volume_id"] and (made or (finally_ and device["delete_on_termination"])):
+            await gone_is_fine(world.volume.delete_volume(device["volume_id"], as_service=True))
+
+        async def forget(tx: Transaction, device_id: str = device["id"], made: bool = made) -> None:
+            values: dict[str, Any] = {"attachment_id": None}
+            if made:
+                values["volume_id"] = None
+            await tx.run(BLOCK_DEVICES.update().where(BLOCK_DEVICES.c.id == device_id).values(**values))
+
+        await world.db.run(forget, durable=False)
+
+
+def attachment_of(server_id: str, device_id: str, attempt: int) -> str:
+    """The attachment's id of one block device in one attempt: the same for every repetition."""
+    return ids.derive_uuid(server_id, device_id, str(attempt))
+
+
+def select_request(server: Any, params: CreateServer, attempt: int, tried: list[str]) -> SelectHost:
+    """What the scheduler is asked: the flavor's resources and the user's wishes."""
+    flavor = server["flavor"]
+    local = params_boots_locally(server)
+    disk = (flavor["disk"] if local else 0) + flavor.get("ephemeral", 0)
+    return SelectHost(
+        server_id=server["id"],
+        attempt=attempt,
+        project_id=server["project_id"],
+        user_id=server["user_id"],
+        vcpus=flavor["vcpus"],
+        memory_mib=flavor["ram"],
+        disk_gib=disk,
+        exclude=list(tried),
+        force_host=params.forced_host,
+        availability_zone=params.availability_zone,
+        hints=params.scheduler_hints,
+    )
+
+
+def params_boots_locally(server: Any) -> bool:
+    """Whether the root disk is local to the host (not a volume)."""
+    return bool(server["image_id"])
+
+
+CREATE_SERVER = Saga(
+    "compute.create_server",
+    CreateServer,
+    (
+        Step("host", claim_host, undo=release_host, within=120.0),
+        Step("build", build, undo=unbuild, within=900.0),
+        Step("active", activate),
+    ),
+    on_failed=mark_error,
+)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the compute sagas act on, and the few questions that several of them ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from cumulet.client.network import NetworkClient
+from cumulet.client.volume import VolumeClient
+from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SERVERS
+from cumulet.kernel import clock
+from cumulet.kernel.bus import Bus
+from cumulet.kernel.db import Database, Row, Transaction
+from cumulet.kernel.errors import Conflict, NotFound, Unavailable
+from cumulet.kernel.outbox import Outbox
+from cumulet.kernel.quota import Quota
+from cumulet.kernel.saga import Failed
+
+DEAD_AFTER = 60.0
+"""Seconds without a report after which a host is not waited for any more."""
+
+
+@dataclass
+class World:
+    """One conductor's surroundings."""
+
+    db: Database
+    bus: Bus
+    network: NetworkClient
+    volume: VolumeClient
+    quota: Quota
+    outbox: Outbox
+    max_attempts: int = 3
+    build_timeout: float = 900.0
+
+    async def server(self, server_id: str) -> Row:
+        """The server's row; raises Failed when it is deleted."""
+        row = await self.db.first(select(SERVERS).where(SERVERS.c.id == server_id))
+        if row is None or row["deleted_at"] is not None:
+            raise Failed(f"Instance {server_id} could not be found.")
+        return row
+
+    async def devices(self, server_id: str) -> list[Row]:
+        """The server's block devices, boot device first."""
+        t = BLOCK_DEVICES
+        return await self.db.all(select(t).where(t.c.server_id == server_id).order_by(t.c.boot_index), point=True)
+
+    async def host_is_dead(self, host: str) -> bool:
+        """Whether a host has been silent for so long that nobody waits for it."""
+        row = await self.db.first(select(HOSTS).where(HOSTS.c.host == host, HOSTS.c.binary == "nova-compute"))
+        return row is None or bool(row["forced_down"]) or row["last_seen"] < clock.now() - DEAD_AFTER
+
+    async def on_host(self, method: Any, request: Any, host: str, *, timeout: float = 60.0) -> Any | None:
+        """Call a host's agent; None when the host is dead. Raises Unavailable while it only does not answer."""
+        try:
+            return await self.bus.call(method, request, host=host, timeout=timeout)
+        except Unavailable:
+            if await self.host_is_dead(host):
+                return None
+            raise
+
+    async def drop_ports(self, server_id: str, ours: set[str]) -> None:
+        """Delete the server's ports that we made and let go of those that the user brought."""
+        for port in await self.network.ports(device_id=server_id, as_service=True):
+            if port.id in ours:
+                await gone_is_fine(self.network.delete_port(port.id, as_service=True))
+            else:
+                release = {"device_id": "", "device_owner": "", "binding:host_id": "", "binding:profile": {}}
+                await gone_is_fine(self.network.update_port(port.id, release, as_service=True))
+
+    async def drop_attachment(self, attachment_id: str | None) -> None:
+        if attachment_id:
+            await gone_is_fine(self.volume.delete_attachment(attachment_id, as_service=True))
+
+
+async def gone_is_fine(work: Any) -> Any:
+    """Await ``work``; what is gone already counts as done (None)."""
+    try:
+        return await work
+    except NotFound:
+        return None
+
+
+async def set_fault(tx: Transaction, server_id: str, message: str, *, code: int = 500, details: str = "") -> None:
+    """Record why the server's last operation failed, for its user."""
+    fault = {"code": code, "message": message[:255], "details": details, "created": clock.now()}
+    await tx.run(SERVERS.update().where(SERVERS.c.id == server_id).values(fault=fault))
+
+
+def conflict_as_wait(error: Conflict) -> float:
+    """How long to wait before a conflicting change is tried again, in seconds."""
+    return 0.5

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server's own record of its NICs and addresses, made from what the network service says.
+
+No GET of a server asks another service: it shows this record, which events and
+a heal loop keep true.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from cumulet.client.network import NetworkClient, Port
+from cumulet.compute.sagas.params import NetworkSlot
+
+
+async def read_vifs(client: NetworkClient, server_id: str, slots: list[NetworkSlot]) -> list[dict[str, Any]]:
+    """The server's NICs in the order of its slots; later ones behind."""
+    ports = await client.ports(device_id=server_id, as_service=True)
+    order = {slot.port_id or slot.new_port_id: place for place, slot in enumerate(slots)}
+    ports.sort(key=lambda port: (order.get(port.id, len(order)), port.id))
+    tags = {slot.port_id or slot.new_port_id: slot.tag for slot in slots}
+    vifs = []
+    for port in ports:
+        network = await client.network(port.network_id, as_service=True)
+        subnets = {subnet.id: subnet for subnet in await client.subnets(network_id=port.network_id, as_service=True)}
+        floating = await client.floating_ips(port_id=port.id, as_service=True)
+        vifs.append(
+            {
+                "network_id": network.id,
+                "network_label": network.name,
+                "port_id": port.id,
+                "mac": port.mac_address,
+                "mtu": network.mtu,
+                "tag": tags.get(port.id),
+                "status": port.status,
+                "addresses": _addresses(port, floating),
+                "security_groups": port.security_groups,
+                "subnets": [
+                    {
+                        "id": subnet.id, "cidr": subnet.cidr, "gateway": subnet.gateway_ip, "version": subnet.ip_version,
+                        "dns": subnet.dns_nameservers, "dhcp": subnet.enable_dhcp, "routes": subnet.host_routes,
+                    }
+                    for subnet in subnets.values()
+                    if subnet.id in {one["subnet_id"] for one in port.fixed_ips}
+                ],
+            }
+        )  # fmt: skip
+    return vifs
+
+
+def _addresses(port: Port, floating: list[Any]) -> list[dict[str, Any]]:
+    found = []
+    for fixed in port.fixed_ips:
+        address = fixed["ip_address"]
+        version = ipaddress.ip_address(address).version
+        found.append({"addr": address, "version": version, "type": "fixed", "subnet_id": fixed["subnet_id"]})
+        found += [
+            {"addr": one.floating_ip_address, "version": 4, "type": "floating", "fixed": address}
+            for one in floating
+            if one.fixed_ip_address == address
+        ]
+    return found
