@@ -107,7 +107,9 @@ def domain_xml(plan: GuestPlan, machine: Machine, files: Files) -> str:
     devices = _add(domain, "devices")
     _add(devices, "controller", type="usb", model="none")
     _add(devices, "controller", type="pci", model="pcie-root", index="0")
-    fixed = 3  # virtio serial, balloon, random
+    if plan.config_drive is not None or any(disk.cdrom for disk in plan.disks):
+        _add(devices, "controller", type="scsi", model="virtio-scsi")
+    fixed = 4  # virtio serial, balloon, random, SCSI
     for _ in range(SPARE_PORTS + fixed + 1 + len(plan.disks) + len(plan.nics)):
         _add(devices, "controller", type="pci", model="pcie-root-port")
     _add_disks(devices, plan, files)
@@ -189,7 +191,7 @@ def _add_consoles(devices: etree._Element, files: Files) -> None:
 def disk_element(disk: GuestDisk, used: set[str]) -> etree._Element:
     """A disk of the plan or one to plug in; takes a free target name and adds it to ``used``.
 
-    CD-ROMs sit on the SATA controller that every q35 machine has, all others on virtio.
+    CD-ROMs sit on virtio SCSI, because kernels made for clouds know no SATA, and keep the disks' names as they are.
     """
     element = etree.Element("disk", type="file", device="cdrom" if disk.cdrom else "disk")
     options = {"name": "qemu", "type": _known_format(disk.format), "cache": "writeback"}
@@ -197,7 +199,7 @@ def disk_element(disk: GuestDisk, used: set[str]) -> etree._Element:
     _add(element, "source", file=disk.path)
     _add(element, "backingStore")
     if disk.cdrom:
-        target, bus = _take([f"sd{letter}" for letter in "abcdef"], None, used), "sata"
+        target, bus = _take([f"sd{letter}" for letter in "abcdef"], None, used), "scsi"
     else:
         target, bus = _take(_VIRTIO_NAMES, disk.device, used), "virtio"
     _add(element, "target", dev=target, bus=bus)
