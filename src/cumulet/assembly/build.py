@@ -184,11 +184,11 @@ async def build(
         if type_ not in transports:
             if type_ in locals_:
                 entry, app = locals_[type_]
-                transports[type_] = LocalTransport(app, entry.mount, entry.package)  # type: ignore[assignment]
+                transports[type_] = LocalTransport(app, entry.mount, entry.package)
             elif type_ in config.endpoints:
-                transports[type_] = RemoteTransport(config.endpoints[type_], type_)  # type: ignore[assignment]
+                transports[type_] = RemoteTransport(config.endpoints[type_], type_)
             else:
-                return AbsentTransport(type_)  # type: ignore[return-value]
+                return AbsentTransport(type_)
         return transports[type_]
 
     own = ServiceSession(transport, "compute", secrets.get("service:compute"))

@@ -37,7 +37,7 @@ SERVICES = (
         "compute", "compute", "compute", "/compute", "/v2.1", 8774,
         ("compute-api", "scheduler", "conductor", "compute-agent"), upstream="Nova",
     ),
-    Entry("insight", "cumulet", "insight", "/cumulet", "/v1", 8790, ("insight",), upstream="(our own: flow, why, check)"),
+    Entry("insight", "cumulet", "insight", "/cumulet", "/v1", 8790, ("insight",), upstream="our own"),
 )  # fmt: skip
 
 ALL_ROLES = frozenset(role for entry in SERVICES for role in entry.roles)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a built cloud until it is told to stop: listeners, signals, what it writes about itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cumulet.assembly.place import Place, process_start
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Wish:
+    """What `cumulet up` was asked for."""
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    traditional: bool = False
+    """Also bind the services' traditional ports."""
+    hypervisor: str = "simulated"
+    settings: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    name: str = ""
+    """The name of this host in the cloud."""
+    options: dict[str, Any] = field(default_factory=dict)
+    privileged: Any = None
+    on_ready: Callable[[dict[str, Any]], None] = lambda facts: None
+
+
+def run(wish: Wish) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status."""
+    import uvloop
+
+    return uvloop.run(_serve(wish))
+
+
+async def _serve(wish: Wish) -> int:
+    from cumulet.assembly.build import OnPort, build
+    from cumulet.assembly.firststart import first_start
+    from cumulet.assembly.table import SERVICES
+    from cumulet.kernel.settings import Settings
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for told in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(told, stop.set)
+    place = Place(wish.data)
+    main = _listen(wish.host, wish.port)
+    metadata = _listen("127.0.0.1", 0)
+    options = dict(wish.options)
+    options["metadata_url"] = f"http://127.0.0.1:{metadata.getsockname()[1]}"
+    if wish.hypervisor == "libvirt":
+        options["libvirt"] = await _libvirt(wish, options)
+    cloud = await build(
+        Settings.read(wish.settings), wish.data, host=wish.name, privileged=wish.privileged, options=options
+    )
+    port = main.getsockname()[1]
+    scheme = "https" if wish.certificate else "http"
+    url = f"{scheme}://{_shown(wish.host)}:{port}"
+    password = cloud.parts.secrets.get("admin_password", 18)
+    facts: dict[str, Any] = {
+        "pid": os.getpid(), "started": process_start(os.getpid()), "url": url, "port": port,
+        "hypervisor": wish.hypervisor, "host": wish.name, "cloud_id": options.get("cloud_id"),
+        "services": [{"name": one.package, "mount": one.mount, "stands_for": one.upstream} for one in SERVICES],
+    }  # fmt: skip
+    servers = [_server(cloud.front, wish), _server(_metadata_app(cloud), wish, tls=False)]
+    sockets = [main, metadata]
+    if wish.traditional:
+        for entry in SERVICES:
+            service = cloud.services[entry.package]
+            app = next(role.app for role in service.roles if role.app is not None)
+            servers.append(_server(OnPort(app), wish))
+            sockets.append(_listen(wish.host, entry.port))
+    running = [asyncio.create_task(server.serve(sockets=[one])) for server, one in zip(servers, sockets, strict=True)]
+    try:
+        await first_start(cloud, password=password)
+        await cloud.start()
+        _write_clouds(wish.data, url, password)
+        cloud.front.ready = True
+        place.write_running(facts)
+        wish.on_ready(facts)
+        _log.info("the cloud is up at %s", url)
+        await stop.wait()
+        _log.info("stopping")
+    finally:
+        cloud.front.ready = False
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*running, return_exceptions=True)
+        await cloud.stop()
+    return 0
+
+
+def _write_clouds(data: Path, url: str, password: str) -> None:
+    from cumulet.cli.clouds import write_clouds
+
+    write_clouds(data, f"{url}/identity", password)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket; raises OSError with the address in its text."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise OSError(
+            error.errno, f"can't listen on {host}:{port}: {error.strerror}; choose another with --port"
+        ) from None
+    bound.set_inheritable(True)
+    return bound
+
+
+def _shown(host: str) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - what a client uses, not what we bind
+    return f"[{shown}]" if ":" in shown and not shown.startswith("[") else shown
+
+
+def _server(app: Any, wish: Wish, *, tls: bool = True) -> Any:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Signals are ours: one server of several must not take them."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    secure: dict[str, Any] = (
+        {"ssl_certfile": str(wish.certificate), "ssl_keyfile": str(wish.key)} if tls and wish.certificate else {}
+    )
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", proxy_headers=False, server_header=False,
+        http="httptools", ws="websockets-sansio", timeout_graceful_shutdown=5, **secure,
+    )  # fmt: skip
+    return Server(config)
+
+
+def _metadata_app(cloud: Any) -> Any:
+    from cumulet.assembly.build import OnPort
+
+    return OnPort(cloud.parts.options["metadata_app"])
+
+
+async def _libvirt(wish: Wish, options: dict[str, Any]) -> dict[str, Any]:
+    """A libvirtd for this host, and which accelerator its guests get."""
+    from cumulet.compute.drivers.libvirtd import StartLibvirtd, start_libvirtd
+    from cumulet.compute.drivers.probe import ProbeAccelerator, probe_accelerator
+
+    uid, gid = options["guest_uid"], options["guest_gid"]
+    wanted = StartLibvirtd(directory=options["libvirt_dir"], uid=uid, gid=gid)
+    call = wish.privileged.call
+    daemon, accelerator = await asyncio.gather(
+        call(start_libvirtd, wanted, timeout=60.0),
+        call(probe_accelerator, ProbeAccelerator(uid=uid, gid=gid), timeout=30.0),
+    )
+
+    async def revive() -> object:
+        return await call(start_libvirtd, wanted, timeout=60.0)
+
+    return {"uri": daemon.uri, "accelerator": accelerator, "log_dir": daemon.log_dir, "revive": revive}

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From `cumulet up` to a serving process: the data directory, the users, the privileged parent.
+
+As root with real guests three processes result: a supervisor and an operator
+with privilege that parse nothing, and the worker that serves as an ordinary
+user. Without root everything runs in one process, simulated.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cumulet.assembly.machine import WORKER, check_machine, ensure_users
+from cumulet.assembly.place import Place
+from cumulet.assembly.serve import Wish, run
+
+LIBVIRT_LONGEST = 40
+
+
+def choose_hypervisor(wanted: str, data: Path) -> tuple[str, list[str]]:
+    """The hypervisor to use and, for ``auto``, the reasons against real guests."""
+    if wanted != "auto":
+        return wanted, []
+    reasons = [f"{check.name}: {check.problem} ({check.remedy})" for check in check_machine(data) if check.problem]
+    return ("libvirt", []) if not reasons else ("simulated", reasons)
+
+
+def up(wish: Wish, *, guest_image: Path | None, log: Callable[[], Any]) -> int:
+    """Prepare the data directory and serve; ``log`` configures logging in the serving process.
+
+    Raises Taken, OSError or SettingsError before anything is served.
+    """
+    wish.data.mkdir(parents=True, exist_ok=True)
+    place = Place(wish.data)
+    place.lock()
+    wish.options.update(hypervisor=wish.hypervisor, cloud_id=_cloud_id(wish.data), sole=True)
+    real = wish.hypervisor == "libvirt"
+    wish.options["network_driver"] = "bridge" if real else "simulated"
+    wish.options["volume_driver"] = "file" if real else "simulated"
+    image = _guest_image(wish.data, guest_image)
+    if image is not None:
+        wish.options["guest_image"] = str(image)
+    if not real or os.geteuid() != 0:
+        if real:
+            raise PermissionError("real guests need root: run it with sudo, or with --hypervisor simulated")
+        log()
+        return run(wish)
+    return _as_root(wish, place, log)
+
+
+def _as_root(wish: Wish, place: Place, log: Callable[[], Any]) -> int:
+    from cumulet.kernel.host import run_privileged
+
+    users = ensure_users()
+    if users.made:
+        place.write_made({"users": sorted({*place.made().get("users", []), *users.made})})
+    libvirt = wish.data / "libvirt"
+    if len(str(libvirt)) > LIBVIRT_LONGEST:
+        libvirt = Path("/run") / f"cumulet-{wish.options['cloud_id'][:8]}"
+        place.write_made({"libvirt": str(libvirt)})
+    wish.options.update(
+        guest_uid=users.guest_uid, guest_gid=users.guest_gid, guest_user="cumulet-guest", libvirt_dir=str(libvirt)
+    )
+    _own(wish.data, users.worker_uid, users.worker_gid)
+    hosts = wish.data / "hosts" / wish.name
+    for folder in (wish.data / "hosts", hosts):
+        folder.mkdir(exist_ok=True)
+        os.chown(folder, users.worker_uid, users.worker_gid)
+        folder.chmod(0o711)  # QEMU's user walks through to its disks
+
+    def worker(host: Any) -> int:
+        log()
+        wish.privileged = host
+        return run(wish)
+
+    return run_privileged(worker, user=WORKER, operations=operations())
+
+
+def operations() -> dict[str, str]:
+    """All that the privileged operator may be asked to do."""
+    from cumulet.network.drivers.bridge import OPERATIONS
+
+    own = ("cumulet.compute.drivers.libvirtd:start_libvirtd", "cumulet.compute.drivers.probe:probe_accelerator")
+    return {**OPERATIONS, **{name: name for name in own}}
+
+
+def _own(data: Path, uid: int, gid: int) -> None:
+    """The directory and its files belong to the worker; what guests and libvirt own stays theirs."""
+    data.chmod(0o711)
+    os.chown(data, uid, gid)
+    for path in data.iterdir():
+        if path.is_file() and not path.is_symlink() and path.name != "lock":
+            os.chown(path, uid, gid)
+    for folder in ("image", "volume"):
+        made = data / folder
+        made.mkdir(exist_ok=True)
+        os.chown(made, uid, gid)
+
+
+def _cloud_id(data: Path) -> str:
+    """The cloud's id, chosen once."""
+    from cumulet.kernel import ids
+
+    file = data / "cloud-id"
+    if not file.exists():
+        file.write_text(ids.new_uuid())
+    return file.read_text().strip()
+
+
+def _guest_image(data: Path, given: Path | None) -> Path | None:
+    """The guest image in the data directory, copied there from where it was built."""
+    kept = data / "guest.qcow2"
+    if given is not None and given.exists() and not (kept.exists() and kept.stat().st_mtime >= given.stat().st_mtime):
+        shutil.copyfile(given, kept.with_suffix(".part"))
+        kept.with_suffix(".part").replace(kept)
+    return kept if kept.exists() else None
+
+
+def find_guest_image() -> Path | None:
+    """A guest image that was built on this machine: named by the environment, or of this checkout."""
+    named = os.environ.get("CUMULET_GUEST_IMAGE")
+    candidates = [Path(named)] if named else []
+    candidates += [Path(sys.prefix).parent / "build" / "guest.qcow2", Path("/usr/share/cumulet/guest.qcow2")]
+    return next((path for path in candidates if path.exists()), None)

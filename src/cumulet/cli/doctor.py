@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cumulet doctor`: what this machine lacks for real guests, one line and one command each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cumulet.cli.up import DEFAULT_DATA
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), default=DEFAULT_DATA, envvar="CUMULET_DATA", show_default=True)
+@click.option("--port", type=int, default=8080, show_default=True, help="The port that `up` would use.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(data: Path, port: int, as_json: bool) -> None:
+    """Check each thing that real guests need. Exit status 1 when something is missing."""
+    from cumulet.assembly.machine import check_machine
+    from cumulet.assembly.place import Place
+
+    data = data.absolute()
+    ports = () if Place(data).is_locked() else (port,)
+    checks = check_machine(data, ports)
+    if as_json:
+        import json
+
+        click.echo(
+            json.dumps(
+                [{"name": c.name, "ok": c.problem is None, "problem": c.problem, "remedy": c.remedy} for c in checks]
+            )
+        )
+    else:
+        for check in checks:
+            if check.problem is None:
+                click.echo(f"  ok       {check.name}")
+            else:
+                click.echo(f"  MISSING  {check.name}: {check.problem}\n           mend it with: {check.remedy}")
+    sys.exit(0 if all(check.problem is None for check in checks) else 1)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cumulet up`: everything on this machine, in one command."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+DEFAULT_DATA = "/var/lib/cumulet"
+READY_WITHIN = 120.0
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DATA,
+    envvar="CUMULET_DATA",
+    show_default=True,
+    help="Data directory; everything of this cloud is in it.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port of the front door.")
+@click.option("--host", "address", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--hypervisor",
+    type=click.Choice(["auto", "libvirt", "simulated"]),
+    default="auto",
+    show_default=True,
+    help="Real guests, simulated ones, or whatever this machine can do.",
+)
+@click.option("--detach", is_flag=True, help="Return as soon as the cloud is up.")
+@click.option("--traditional-ports", is_flag=True, help="Also serve each service on its traditional port.")
+@click.option(
+    "--settings", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A settings file (TOML)."
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Certificate chain (PEM): serve TLS.",
+)
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its private key (PEM).")
+@click.option("--name", default=None, help="Name of this host in the cloud.  [default: the host's name]")
+@click.option(
+    "--guest-image",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The image 'tiny' of a new cloud.",
+)
+@click.option("--log-json", is_flag=True, help="Write log lines as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print what runs as JSON.")
+def up(**given: Any) -> None:
+    """Start the whole cloud on this machine, everything in one data directory."""
+    given["data"] = given["data"].absolute()
+    if bool(given["tls_cert"]) != bool(given["tls_key"]):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    sys.exit(_detached(given) if given["detach"] else _foreground(given))
+
+
+def _foreground(given: dict[str, Any]) -> int:
+    from cumulet.assembly.place import Taken
+    from cumulet.assembly.serve import Wish
+    from cumulet.assembly.start import choose_hypervisor, find_guest_image, up
+    from cumulet.kernel.settings import SettingsError
+
+    data: Path = given["data"]
+    hypervisor, reasons = choose_hypervisor(given["hypervisor"], data)
+    if reasons:
+        click.echo("The hypervisor is simulated, because this machine can't run guests:", err=True)
+        for reason in reasons:
+            click.echo(f"  - {reason}", err=True)
+
+    def ready(facts: dict[str, Any]) -> None:
+        show(facts, data, as_json=given["as_json"])
+
+    wish = Wish(
+        data=data, host=given["address"], port=given["port"], traditional=given["traditional_ports"],
+        hypervisor=hypervisor, settings=given["settings"], certificate=given["tls_cert"], key=given["tls_key"],
+        name=given["name"] or socket.gethostname(), on_ready=ready,
+    )  # fmt: skip
+    try:
+        return up(
+            wish, guest_image=given["guest_image"] or find_guest_image(), log=lambda: _log(data, given["log_json"])
+        )
+    except (Taken, SettingsError, OSError) as error:
+        click.echo(f"cumulet: {error}", err=True)
+        return 1
+
+
+def _log(data: Path, json: bool) -> None:
+    from cumulet.kernel import log
+
+    log.configure(json=json, stream=open(data / "cumulet.log", "a", buffering=1))  # noqa: SIM115 - lives as long as we
+
+
+def _detached(given: dict[str, Any]) -> int:
+    """Start ourselves again in a session of its own, and wait until that one serves."""
+    from cumulet.assembly.place import Place
+
+    data: Path = given["data"]
+    data.mkdir(parents=True, exist_ok=True)
+    place = Place(data)
+    before = (place.running() or {}).get("started")
+    argv = [sys.executable, "-m", "cumulet.cli", *[word for word in sys.argv[1:] if word != "--detach"]]
+    with open(data / "console.log", "wb") as out:
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+    deadline = time.monotonic() + READY_WITHIN
+    while time.monotonic() < deadline:
+        facts = place.running()
+        if facts is not None and facts.get("started") != before and place.is_locked():
+            told = (data / "console.log").read_text(errors="replace")
+            click.echo("\n".join(line for line in told.splitlines() if line.startswith(("The hyp", "  - "))), nl=False)
+            show(facts, data, as_json=given["as_json"])
+            return 0
+        if child.poll() is not None:
+            click.echo((data / "console.log").read_text(errors="replace").strip(), err=True)
+            return child.returncode or 1
+        time.sleep(0.02)
+    click.echo(f"the cloud did not come up in {READY_WITHIN:g} s; see: cumulet logs --data {data}", err=True)
+    return 1
+
+
+def show(facts: dict[str, Any], data: Path, *, as_json: bool) -> None:
+    """Print what runs: the services, where clouds.yaml is, and what to try."""
+    if as_json:
+        import json
+
+        click.echo(json.dumps(facts))
+        return
+    click.echo(f"\n  Cumulet is up at {facts['url']}   (hypervisor: {facts['hypervisor']})\n")
+    click.echo(f"  {'service':<11} {'state':<7} {'URL':<42} stands for")
+    for one in facts["services"]:
+        click.echo(f"  {one['name']:<11} {'up':<7} {facts['url'] + one['mount']:<42} {one['stands_for']}")
+    where = data / "clouds.yaml"
+    click.echo(f"\n  clouds.yaml: {where}\n\n  Try:")
+    click.echo(f"    export OS_CLIENT_CONFIG_FILE={where} OS_CLOUD=cumulet")
+    click.echo("    openstack server create --image tiny --flavor m1.nano --network private --wait hello")
+    click.echo(f"    cumulet flow hello{'' if str(data) == DEFAULT_DATA else f' --data {data}'}\n")
+    sys.stdout.flush()
