@@ -1,0 +1,45 @@
+# Everything a person or CI does with this project; `make` alone lists it.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-machine demo check test lint types imports clean guest-image bench
+SHELL := /bin/sh
+BIN := .venv/bin
+DATA ?= $(if $(CUMULET_DATA),$(CUMULET_DATA),/var/lib/cumulet)
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+setup:  ## install the Python packages
+	@tools/setup.sh check
+
+setup-machine:  ## and what real guests need (Debian packages, as root)
+	@tools/setup.sh machine
+
+guest-image: build/guest.qcow2  ## build the tiny guest image
+
+build/guest.qcow2: images/build.sh
+	@mkdir -p build
+	@images/build.sh $@
+
+demo: setup-machine guest-image  ## from nothing to a real server that one logs in to
+	@tools/demo.sh
+
+lint:
+	@$(BIN)/ruff check src tests
+	@$(BIN)/ruff format --check -q src tests
+
+types:
+	@$(BIN)/mypy
+
+imports:
+	@$(BIN)/lint-imports --no-cache
+
+check: setup lint types imports  ## lint, types, import rules, unit and contract tests (minutes)
+	@$(BIN)/pytest -q -n 2 -m "not machine and not postgres"
+
+test: setup-machine guest-image lint types imports  ## every check, real guests too (CUMULET_TEST_GUESTS=0 leaves those out)
+	@$(BIN)/pytest -n 2 -m "not machine"
+	@$(BIN)/pytest -m machine
+
+clean:  ## remove everything that the demo and the tests made
+	@if [ -x $(BIN)/cumulet ] && [ -d "$(DATA)" ]; then $(BIN)/cumulet down --purge --data "$(DATA)"; fi
+	@rm -rf build .pytest_cache .mypy_cache .ruff_cache
