@@ -91,6 +91,7 @@ class Api:
 
     ``strip_project`` is a prefix such as ``/v3`` after which an optional project
     id stands in the path; it must be the caller's own and is then ignored.
+    ``json_only`` refuses bodies that do not say that they are JSON.
     """
 
     def __init__(
@@ -109,13 +110,16 @@ class Api:
         flow: Flow | None = None,
         max_body: int = 114_688,
         extra_headers: Callable[[str], dict[str, str]] | None = None,
+        json_only: bool = False,
     ) -> None:
         self.name, self.routes = name, list(routes)
         self.dialect, self.policy, self.service, self.authenticator = dialect, policy, service, authenticator
         self.versions, self.component, self.host = versions, component, host
         self.strip_project, self.flow, self.max_body, self.extra_headers = strip_project, flow, max_body, extra_headers
+        self.json_only = json_only
         self._app = falcon.asgi.App()
         self._app.req_options.strip_url_path_trailing_slash = True
+        self._app.resp_options.default_media_type = None  # type: ignore[assignment]  # no body, no type
         self._app.add_error_handler(Exception, self._uncaught)
         templates: dict[str, dict[str, list[Route]]] = {}
         for route in self.routes:
@@ -240,6 +244,8 @@ class Api:
         wants = any(row.body is not None or row.action is not None for row in rows)
         if not wants:
             return None
+        if self.json_only:
+            self._must_be_json(headers)
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self.max_body:
             raise TooLarge
@@ -257,6 +263,14 @@ class Api:
             return orjson.loads(data)
         except orjson.JSONDecodeError as error:
             raise Invalid(f"Malformed request body: the body is not valid JSON ({error}).") from None
+
+    @staticmethod
+    def _must_be_json(headers: dict[str, str]) -> None:
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        if not kind and headers.get("content-length", "0") != "0":
+            raise Invalid("content-type header required")
+        if kind != "application/json":
+            raise UnsupportedMedia(f"The media type {kind[:80] or None} is not supported, use application/json")
 
     def _select(self, rows: list[Route], sent: Any) -> Route:
         if rows[0].action is None:
