@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import Float
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -25,8 +26,9 @@ class Prepared:
         self._expands = bool(compiled.post_compile_params or compiled.literal_execute_params)
         self._binders: Mapping[str, Callable[[Any], Any]] = dict(compiled._bind_processors)  # type: ignore[arg-type]
         self._readers: list[tuple[str, Callable[[Any], Any] | None]] = [
-            (column.keyname, column.type._cached_result_processor(dialect, None)) for column in compiled._result_columns
-        ]
+            (column.keyname, None if isinstance(column.type, Float) else _reader_of(column.type, dialect))
+            for column in compiled._result_columns
+        ]  # both drivers give floats as they are
         self._plain = [name for name, _ in self._readers] if all(read is None for _, read in self._readers) else None
 
     def bind(self, params: Mapping[str, Any], extracted: Any) -> tuple[str, list[Any]]:
@@ -54,6 +56,12 @@ class Prepared:
             {name: read(value) if read is not None else value for (name, read), value in zip(readers, row, strict=True)}
             for row in fetched
         ]
+
+
+def _reader_of(type_: Any, dialect: Dialect) -> Callable[[Any], Any] | None:
+    """What turns a driver's value into ours; None where it is the same."""
+    reader: Callable[[Any], Any] | None = type_._cached_result_processor(dialect, None)
+    return reader
 
 
 class Compiler:

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that all tests share, and the one documented switch: CUMULET_TEST_GUESTS=0 leaves real guests out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.postgres import postgres_server
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Real guests are tested unless somebody says aloud that this machine is not for that."""
+    if os.environ.get("CUMULET_TEST_GUESTS") == "0":
+        off = pytest.mark.skip(reason="CUMULET_TEST_GUESTS=0: real guests are left out on this machine")
+        for item in items:
+            if "machine" in item.keywords:
+                item.add_marker(off)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The DSN of a real PostgreSQL that this session started."""
+    with postgres_server() as dsn:
+        yield dsn
