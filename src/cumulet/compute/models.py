@@ -54,6 +54,7 @@ SERVERS = Table(
     Column("server_group_id", String(36), index=True),
     Column("trusted_certs", Json),
     Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("built", Json),
     Column("fault", Json),
     Column("why", Json),
     Column("slots", Json, nullable=False, server_default="[]"),
@@ -62,6 +63,7 @@ SERVERS = Table(
     Column("access_ip_v4", String(39)),
     Column("access_ip_v6", String(39)),
     Column("admin_pass_sealed", Text),
+    Column("guest_password", Text),
     Column("root_device_name", String(255)),
     Column("saga_id", String(36)),
     Column("request_id", String(64)),
@@ -75,7 +77,8 @@ SERVERS = Table(
     Index("ix_servers_changes", "updated_at"),
 )
 """``flavor`` is the flavor as it was; ``slots`` the wanted NICs (`sagas.params.NetworkSlot`); ``network_cache`` what
-the network service last said: [{network_id, network_label, port_id, mac, addresses: [{addr, version, type,
+the network service last said (``built``: what the host
+of an attempt reported at its end): [{network_id, network_label, port_id, mac, addresses: [{addr, version, type,
 subnet_id}], security_groups: [{id, name}], tag, mtu …}]."""
 
 BLOCK_DEVICES = Table(

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The metadata API: what 169.254.169.254 answers to a guest.
+
+A guest has no token. The proxy of its network says which network and address a
+request came from and signs that; only a request with a good signature, of an
+address that exactly one server of ours has there, is answered, and only about
+that server. Everything else is 404: the answer tells a stranger nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import String, cast, select
+
+from cumulet.compute.logic import Compute
+from cumulet.compute.metadata import documents
+from cumulet.compute.models import SERVERS
+from cumulet.kernel import ids
+from cumulet.kernel.db import Row, Transaction
+from cumulet.kernel.errors import Conflict, Fault, Invalid, MethodNotAllowed, NotFound, TooLarge
+
+_log = logging.getLogger(__name__)
+ADDRESS, NETWORK, SIGNATURE = "x-forwarded-for", "x-neutron-network-id", "x-cumulet-signature"
+SECRET: Final = "metadata"
+"""The name of the secret that the networks' proxies sign with."""
+MAX_PASSWORD: Final = 1020
+"""Most bytes of the (encrypted) password that a guest may leave."""
+NAMES: Final = ("meta_data.json", "password", "user_data", "vendor_data.json", "network_data.json", "vendor_data2.json")
+
+
+def signature(secret: str, network_id: str, address: str) -> str:
+    """HMAC-SHA256 (hex) over the network's id followed by the guest's address."""
+    return hmac.new(secret.encode(), f"{network_id}{address}".encode(), hashlib.sha256).hexdigest()
+
+
+class MetadataApp:
+    """An ASGI application of its own: no token, no JSON dialect, plain text."""
+
+    def __init__(self, compute: Compute) -> None:
+        self._compute = compute
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                await send({"type": message["type"] + ".complete"})
+                if message["type"] == "lifespan.shutdown":
+                    return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            status, kind, data = await self._answer(scope["method"], scope["path"], headers, receive)
+        except Fault as fault:
+            status, kind, data = fault.status, "text/plain", fault.message.encode()
+        except Exception:
+            _log.exception("a metadata request failed")
+            status, kind, data = 500, "text/plain", b"An unexpected error has occurred. Please try your request again."
+        head = [(b"content-type", kind.encode()), (b"content-length", str(len(data)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else data})
+
+    async def _answer(
+        self, method: str, path: str, headers: Mapping[str, str], receive: Any
+    ) -> tuple[int, str, bytes]:  # fmt: skip
+        parts = [part for part in path.split("/") if part]
+        if parts[:1] == ["metadata"]:
+            parts = parts[1:]
+        server = await self._guest(headers)
+        if method == "POST" and len(parts) == 3 and parts[0] == "openstack" and parts[2] == "password":
+            await self._keep_password(server, await _body(receive))
+            return 200, "text/plain", b""
+        if method not in ("GET", "HEAD"):
+            raise MethodNotAllowed
+        if parts[:1] == ["openstack"]:
+            return 200, *self._openstack(server, parts[1:])
+        return 200, "text/plain", self._ec2(server, parts)
+
+    # ---- who asks
+
+    async def _guest(self, headers: Mapping[str, str]) -> Row:
+        """The one server whose NIC the request came from; raises NotFound for anybody else."""
+        network_id, address = headers.get(NETWORK, ""), headers.get(ADDRESS, "").split(",")[0].strip()
+        expected = signature(self._compute.secrets.get(SECRET), network_id, address)
+        if not hmac.compare_digest(expected.encode(), headers.get(SIGNATURE, "").encode()):
+            raise NotFound
+        try:
+            plain = str(ipaddress.ip_address(address))
+        except ValueError:
+            raise NotFound from None
+        if not ids.is_uuid(network_id):
+            raise NotFound
+        text = cast(SERVERS.c.network_cache, String)
+        near = select(SERVERS).where(
+            SERVERS.c.deleted_at.is_(None), text.like(f'%"addr":"{plain}"%'), text.like(f'%"{network_id}"%')
+        )
+        found = [row for row in await self._compute.db.all(near) if _has(row, network_id, plain)]
+        if len(found) != 1:
+            raise NotFound
+        return found[0]
+
+    # ---- what it gets
+
+    def _openstack(self, server: Row, parts: list[str]) -> tuple[str, bytes]:
+        if not parts:
+            return "text/plain", "\n".join(documents.VERSIONS).encode()
+        if parts[0] == "content" and len(parts) == 2 and parts[1].isdigit():
+            files = server["personality"]
+            if int(parts[1]) < len(files):
+                return "application/octet-stream", documents.decoded(files[int(parts[1])].get("contents"))
+            raise NotFound
+        if parts[0] not in documents.VERSIONS:
+            raise NotFound
+        domain = self._compute.settings.dhcp_domain
+        have = documents.openstack_documents(server, parts[0], domain=domain)
+        have["password"] = (server["guest_password"] or "").encode()
+        if len(parts) == 1:
+            return "text/plain", "\n".join(name for name in NAMES if name in have).encode()
+        if len(parts) != 2 or parts[1] not in have:
+            raise NotFound
+        kind = "application/json" if parts[1].endswith(".json") else "text/plain"
+        return ("application/octet-stream" if parts[1] == "user_data" else kind), have[parts[1]]
+
+    def _ec2(self, server: Row, parts: list[str]) -> bytes:
+        if not parts:
+            return "\n".join(documents.EC2_VERSIONS).encode()
+        if parts[0] not in documents.EC2_VERSIONS:
+            raise NotFound
+        if len(parts) == 1:
+            return b"meta-data/\nuser-data" if server["user_data"] else b"meta-data/"
+        if parts[1:] == ["user-data"] and server["user_data"]:
+            return documents.decoded(server["user_data"])
+        if parts[1] != "meta-data":
+            raise NotFound
+        found: Any = documents.ec2_metadata(server, domain=self._compute.settings.dhcp_domain)
+        for part in parts[2:]:
+            if not isinstance(found, dict) or part not in found or part == "_name":
+                raise NotFound
+            found = found[part]
+        return _lines(found)
+
+    async def _keep_password(self, server: Row, data: bytes) -> None:
+        if not data or not data.isascii():
+            raise Invalid("The password must be text.")
+
+        async def body(tx: Transaction) -> None:
+            unset = (SERVERS.c.id == server["id"]) & SERVERS.c.guest_password.is_(None)
+            if not await tx.run(SERVERS.update().where(unset).values(guest_password=data.decode())):
+                raise Conflict("The password was set before.")
+
+        await self._compute.db.run(body)
+
+
+def _has(row: Row, network_id: str, address: str) -> bool:
+    return any(
+        vif["network_id"] == network_id
+        and any(one["addr"] == address and one["type"] == "fixed" for one in vif["addresses"])
+        for vif in row["network_cache"]
+    )
+
+
+def _lines(found: Any) -> bytes:
+    """A directory's listing, or a value as text."""
+    if isinstance(found, dict):
+        names = []
+        for name, value in found.items():
+            if isinstance(value, dict):
+                names.append(f"{name}={value['_name']}" if "_name" in value else f"{name}/")
+            elif name != "_name":
+                names.append(name)
+        return "\n".join(names).encode()
+    return ("\n".join(found) if isinstance(found, list) else str(found)).encode()
+
+
+async def _body(receive: Any) -> bytes:
+    data = b""
+    while True:
+        message = await receive()
+        data += message.get("body", b"")
+        if len(data) > MAX_PASSWORD:
+            raise TooLarge
+        if not message.get("more_body"):
+            return data
