@@ -49,7 +49,7 @@ class ServiceSession:
         reply = await self._transport("identity").send("POST", "/v3/auth/tokens?nocatalog", headers, orjson.dumps(body))
         data = await reply.read()
         if reply.status != 201:
-            raise _fault_of(reply.status, data)
+            raise fault_of_reply(reply.status, data)
         return reply.headers["x-subject-token"], clock.parse_iso(orjson.loads(data)["token"]["expires_at"])
 
     async def send(
@@ -119,7 +119,7 @@ class ServiceSession:
         reply = await self.send(service, method, path, data, headers=sent, as_service=as_service, timeout=timeout)
         answer = await reply.read()
         if reply.status >= 400:
-            raise _fault_of(reply.status, answer)
+            raise fault_of_reply(reply.status, answer)
         return orjson.loads(answer) if answer else None
 
 
@@ -134,7 +134,7 @@ def _tracing() -> dict[str, str]:
     return headers
 
 
-def _fault_of(status: int, body: bytes) -> Fault:
+def fault_of_reply(status: int, body: bytes) -> Fault:
     """The fault behind an error answer, whatever the dialect of its body."""
     try:
         told = orjson.loads(body)
@@ -149,7 +149,7 @@ def _fault_of(status: int, body: bytes) -> Fault:
             message = str(inner.get("message") or inner.get("detail") or "")
             kind = str(inner.get("type") or inner.get("code") or "")
         elif isinstance(inner, str):
-            message = inner
+            message = inner.split("<br />")[0].strip()  # the image service's form
     if status == 401:
         return Unauthorized(message or None)
     fault = errors.of_status(status, message or f"The other service answered {status}.")
