@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image records: who sees which, how they are made, changed and ended.
+
+An image that the caller may not see does not exist for him: 404, never 403.
+Inner documents are rows with ``properties`` (custom, by name) and ``tags``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import delete, func, select
+
+from cumulet.image.logic import Image
+from cumulet.image.models import images, members, properties, tags
+from cumulet.image.states import ACTIVE, DEACTIVATED, DELETED, IMAGE, QUEUED
+from cumulet.kernel import clock, ids
+from cumulet.kernel.context import Context
+from cumulet.kernel.db import Database, Duplicate, Row, Transaction
+from cumulet.kernel.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, TooLarge
+
+MIB = 1024 * 1024
+
+
+# ---- reading
+
+
+async def load(image: Image, caller: Context, image_id: str) -> Row:
+    """The image with its properties and tags, if the caller may see it; raises NotFound."""
+    row = await image.database.first(select(images).where(images.c.id == image_id))
+    if row is None or row["status"] == DELETED:
+        raise missing(image_id)
+    membership = None
+    if row["visibility"] == "shared" and caller.project_id is not None:
+        key = (members.c.image_id == image_id) & (members.c.member_id == caller.project_id)
+        membership = await image.database.first(select(members).where(key))
+    row["member_id"] = caller.project_id if membership else None
+    owned = row["owner"] is not None and row["owner"] == caller.project_id
+    seen = caller.is_admin or owned or membership or row["visibility"] in ("public", "community")
+    if not seen or not image.policy.allows("get_image", caller, target_of(row)):
+        raise missing(image_id)
+    await decorate(image.database, [row])
+    return row
+
+
+def missing(image_id: str) -> NotFound:
+    return NotFound(f"No image found with ID {image_id}")
+
+
+def target_of(row: Row) -> dict[str, Any]:
+    """What policy rules may ask about an image."""
+    return {**row, "project_id": row["owner"], "owner": row["owner"]}
+
+
+async def decorate(reader: Database | Transaction, rows: list[Row]) -> None:
+    """Add ``properties`` and ``tags`` to image rows, in place."""
+    known = {row["id"]: row for row in rows}
+    for row in rows:
+        row["properties"], row["tags"] = {}, []
+    if not rows:
+        return
+    held = select(properties).where(properties.c.image_id.in_(list(known))).order_by(properties.c.name)
+    for one in await reader.all(held):
+        known[one["image_id"]]["properties"][one["name"]] = one["value"]
+    words = select(tags).where(tags.c.image_id.in_(list(known))).order_by(tags.c.tag)
+    for one in await reader.all(words):
+        known[one["image_id"]]["tags"].append(one["tag"])
+
+
+# ---- making
+
+
+async def create(image: Image, caller: Context, wanted: Mapping[str, Any]) -> Row:
+    """A new queued image; ``wanted`` holds attributes, ``properties`` and ``tags``.
+
+    Raises Conflict for a used id and OverQuota or TooLarge over a limit.
+    """
+    now, image_id = clock.now(), wanted.get("id") or ids.new_uuid()
+    row: Row = {
+        "id": image_id,
+        "name": wanted.get("name"),
+        "status": QUEUED,
+        "visibility": wanted.get("visibility", "shared"),
+        "owner": wanted.get("owner", caller.project_id),
+        "protected": wanted.get("protected", False),
+        "os_hidden": wanted.get("os_hidden", False),
+        "container_format": wanted.get("container_format"),
+        "disk_format": wanted.get("disk_format"),
+        "min_disk": wanted.get("min_disk", 0),
+        "min_ram": wanted.get("min_ram", 0),
+        "created_at": now,
+        "updated_at": now,
+    }
+    held, words = dict(wanted.get("properties", {})), sorted(set(wanted.get("tags", [])))
+    check_counts(image, held, words)
+
+    async def body(tx: Transaction) -> None:
+        await check_quota(image, tx, row["owner"], more_images=1)
+        try:
+            await tx.insert(images, row)
+        except Duplicate:
+            raise Conflict(f"Image ID {image_id} already exists!") from None
+        await write_words(tx, image_id, held, words)
+
+    await image.database.run(body)
+    found = await image.database.first(select(images).where(images.c.id == image_id))
+    assert found is not None
+    return {**found, "properties": held, "tags": words, "member_id": None}
+
+
+def check_counts(image: Image, held: Mapping[str, str], words: Iterable[str]) -> None:
+    """Raise TooLarge when an image has too many custom properties or tags."""
+    for noun, count, limit in (
+        ("properties", len(held), image.config.property_quota),
+        ("tags", len(list(words)), image.config.tag_quota),
+    ):
+        if 0 <= limit < count:
+            raise TooLarge(
+                f"The limit has been exceeded on the number of allowed image {noun}. "
+                f"Attempted: {count}, Maximum: {limit}"
+            )
+
+
+async def check_quota(
+    image: Image, tx: Transaction, owner: str | None, *, more_images: int = 0, more_bytes: int = 0
+) -> None:
+    """Count what the project owns, in the transaction that adds to it; raises OverQuota."""
+    config = image.config
+    if owner is None or (config.count_quota < 0 and config.total_mib_quota < 0):
+        return
+    used = await usage(tx, owner)
+    if more_images and 0 <= config.count_quota < used["image_count_total"] + more_images:
+        raise OverQuota(f"Project {owner} is over a limit for image_count_total of {config.count_quota}")
+    if more_bytes and 0 <= config.total_mib_quota * MIB < used["bytes"] + more_bytes:
+        raise OverQuota(f"Project {owner} is over a limit for image_size_total of {config.total_mib_quota} MiB")
+
+
+async def usage(reader: Database | Transaction, owner: str) -> dict[str, int]:
+    """What a project owns, by the names of the published limits, and ``bytes``."""
+    mine = (images.c.owner == owner) & (images.c.status != DELETED)
+    total = await reader.first(select(func.count().label("n")).where(mine))
+    stored = mine & images.c.data_key.is_not(None)
+    held = await reader.first(select(func.coalesce(func.sum(images.c.size), 0).label("b")).where(stored))
+    busy = await reader.first(
+        select(func.count().label("n")).where(mine & images.c.status.in_(["saving", "uploading", "importing"]))
+    )
+    assert total is not None
+    assert held is not None
+    assert busy is not None
+    staged = mine & images.c.staged_key.is_not(None)
+    waiting = await reader.first(select(func.coalesce(func.sum(images.c.size), 0).label("b")).where(staged))
+    assert waiting is not None
+    return {
+        "image_size_total": int(held["b"]) // MIB,
+        "image_stage_total": int(waiting["b"]) // MIB,
+        "image_count_total": total["n"],
+        "image_count_uploading": busy["n"],
+        "bytes": int(held["b"]),
+    }
+
+
+async def write_words(tx: Transaction, image_id: str, held: Mapping[str, str], words: Iterable[str]) -> None:
+    """Replace an image's custom properties and tags."""
+    await tx.run(delete(properties).where(properties.c.image_id == image_id))
+    await tx.run(delete(tags).where(tags.c.image_id == image_id))
+    for name, value in held.items():
+        await tx.insert(properties, {"image_id": image_id, "name": name, "value": value})
+    for word in words:
+        await tx.insert(tags, {"image_id": image_id, "tag": word})
+
+
+# ---- changing
+
+
+async def update(image: Image, before: Row, after: Row) -> Row:
+    """Write the changed image ``after``; raises Conflict when somebody changed it since ``before`` was read."""
+    check_counts(image, after["properties"], after["tags"])
+    values = {
+        name: after[name]
+        for name in (
+            "name", "visibility", "owner", "protected", "os_hidden", "container_format", "disk_format",
+            "min_disk", "min_ram",
+        )
+        if after[name] != before[name]
+    }  # fmt: skip
+    image_id = before["id"]
+
+    async def body(tx: Transaction) -> Row:
+        if "owner" in values and values["owner"] is not None:
+            await check_quota(image, tx, values["owner"], more_images=1, more_bytes=before["size"] or 0)
+        same = (images.c.id == image_id) & (images.c.updated_at == before["updated_at"])
+        same &= images.c.status == before["status"]
+        # two changes within one tick of the clock must still differ
+        stamp = max(clock.now(), before["updated_at"] + 1e-6)
+        if not await tx.run(images.update().where(same).values(**values, updated_at=stamp)):
+            raise Conflict(f"The image {image_id} was changed by another request.")
+        if after["properties"] != before["properties"] or after["tags"] != before["tags"]:
+            await write_words(tx, image_id, after["properties"], after["tags"])
+        row = await tx.first(select(images).where(images.c.id == image_id))
+        assert row is not None
+        return row
+
+    row = await image.database.run(body)
+    return {**after, **row}
+
+
+async def add_tag(image: Image, row: Row, word: str) -> None:
+    """Ensure a tag; raises TooLarge over the limit."""
+    if word in row["tags"]:
+        return
+    check_counts(image, {}, [*row["tags"], word])
+
+    async def body(tx: Transaction) -> None:
+        try:
+            await tx.insert(tags, {"image_id": row["id"], "tag": word})
+        except Duplicate:
+            return
+        await _touch(tx, row["id"])
+
+    await image.database.run(body)
+
+
+async def remove_tag(image: Image, row: Row, word: str) -> None:
+    """Raises NotFound when the image has no such tag."""
+
+    async def body(tx: Transaction) -> int:
+        gone = await tx.run(delete(tags).where(tags.c.image_id == row["id"], tags.c.tag == word))
+        await _touch(tx, row["id"])
+        return gone
+
+    if not await image.database.run(body):
+        raise NotFound
+
+
+async def _touch(tx: Transaction, image_id: str) -> None:
+    await tx.run(images.update().where(images.c.id == image_id).values(updated_at=clock.now()))
+
+
+async def switch(image: Image, row: Row, action: str) -> None:
+    """`deactivate` or `reactivate`; being so already is success, any other state is Forbidden."""
+    goal = DEACTIVATED if action == "deactivate" else ACTIVE
+    if row["status"] == goal:
+        return
+    if row["status"] not in IMAGE.actions[action].allowed:
+        raise Forbidden(f"Not allowed to {action} image in status '{row['status']}'")
+    await image.database.run(lambda tx: IMAGE.begin(tx, action, row["id"]))
+
+
+async def remove(image: Image, row: Row) -> None:
+    """End an image: the record stays as a tombstone, the data goes. Raises Forbidden when it is protected."""
+    if row["protected"]:
+        raise Forbidden(f"Image {row['id']} is protected and cannot be deleted.")
+
+    async def body(tx: Transaction) -> Row:
+        before = await IMAGE.begin(tx, "delete", row["id"], deleted_at=clock.now(), data_key=None, staged_key=None)
+        await tx.run(delete(members).where(members.c.image_id == row["id"]))
+        return before
+
+    try:
+        before = await image.database.run(body)
+    except Conflict as error:
+        if error.kind == "InvalidState":
+            raise NotFound(f"Failed to find image {row['id']} to delete") from None
+        raise
+    if before["data_key"]:
+        await image.store.delete(before["data_key"])
+    if before["staged_key"]:
+        await image.staging.delete(before["staged_key"])
+
+
+def check_formats(row: Row) -> None:
+    """Raise Invalid while an image does not say what its data will be."""
+    absent = [name for name in ("disk_format", "container_format") if not row[name]]
+    if absent:
+        noun = "Property" if len(absent) == 1 else "Properties"
+        raise Invalid(f"{noun} {', '.join(absent)} must be set prior to saving data.")

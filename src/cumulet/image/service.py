@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image service as the assembly sees it: one role, its reconcilers, the first image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cumulet.image import loops
+from cumulet.image.api import ROUTES
+from cumulet.image.config import ImageConfig
+from cumulet.image.errors import ImageDialect
+from cumulet.image.logic import Image
+from cumulet.image.logic import data as data_logic
+from cumulet.image.logic import images as image_logic
+from cumulet.image.models import images, metadata
+from cumulet.image.policy import RULES
+from cumulet.image.states import ACTIVE, DELETED
+from cumulet.image.store.file import FileStore
+from cumulet.kernel.context import Context
+from cumulet.kernel.db import Row
+from cumulet.kernel.http import Api, Flow
+from cumulet.kernel.ids import new_request_id
+from cumulet.kernel.policy import Policy
+from cumulet.kernel.pools import Pool
+from cumulet.kernel.registry import Parts, Role, Service
+
+
+async def build(parts: Parts, roles: set[str]) -> Service:
+    """The service with its one role ``image-api``."""
+    config = parts.settings.section("image", ImageConfig)
+    folder = parts.data / "image"
+    pool = Pool("image", 4)
+    policy = Policy(RULES)
+    image = Image(
+        database=await parts.open_database("image", metadata, None),
+        config=config,
+        policy=policy,
+        store=FileStore(folder / "store", pool),
+        staging=FileStore(folder / "staging", pool),
+        pool=pool,
+    )
+    await image.store.open()
+    await image.staging.open()
+    api = Api(
+        "image",
+        ROUTES,
+        dialect=ImageDialect(),
+        policy=policy,
+        service=image,
+        authenticator=parts.authenticator,
+        component="image-api",
+        host=parts.host,
+        flow=Flow("image.token.validate"),
+    )
+
+    async def first(facts: dict[str, Any]) -> None:
+        """Register the guest image that this start was given (options ``guest_image``: name, path, disk_format)."""
+        guest = parts.options.get("guest_image")
+        if guest:
+            await bootstrap(image, owner=(facts.get("projects") or {}).get("admin"), **guest)
+
+    async def close() -> None:
+        pool.close()
+
+    tasks = loops.make(image)
+    return Service(
+        name="image",
+        type="image",
+        mount="/image",
+        endpoint="",
+        port=9292,
+        roles=[Role("image-api", app=api, tasks=list(tasks))],
+        close=close,
+        bootstrap=first,
+    )
+
+
+async def bootstrap(
+    image: Image, *, name: str, path: str | Path, disk_format: str, owner: str | None = None
+) -> dict[str, Any]:
+    """Ensure a public active image ``name`` from a local file, by the same way as an upload.
+
+    Returns its record; one that was left half-way is filled. Raises UnsupportedMedia for a bad file.
+    """
+    caller = Context(request_id=new_request_id(), project_id=owner, roles=["admin"])
+    public = (images.c.name == name) & (images.c.visibility == "public") & (images.c.status != DELETED)
+    row: Row | None = await image.database.first(images.select().where(public).order_by(images.c.created_at))
+    if row is None:
+        wanted = {
+            "name": name, "visibility": "public", "disk_format": disk_format, "container_format": "bare",
+            "owner": owner,
+        }  # fmt: skip
+        row = await image_logic.create(image, caller, wanted)
+    if row["status"] == "queued":
+        file = await image.pool.run(_open, path)
+        try:
+            await data_logic.upload(image, row, _File(file, image.pool), announced=os.stat(path).st_size)
+        finally:
+            file.close()
+    found = await image_logic.load(image, msgspec.structs.replace(caller, project_id=row["owner"]), row["id"])
+    assert found["status"] in (ACTIVE, "saving", "deactivated")
+    return found
+
+
+def _open(path: str | Path) -> Any:
+    return Path(path).open("rb", buffering=0)
+
+
+class _File:
+    """A local file as a source of pieces."""
+
+    def __init__(self, file: Any, pool: Pool) -> None:
+        self._file, self._pool = file, pool
+
+    async def read(self, size: int = -1) -> bytes:
+        piece: bytes = await self._pool.run(self._file.read, size)
+        return piece

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of an image, as one table.
+
+`import` goes from staged data to active; `restore` is what a broken upload or
+import ends in, so that it can be tried again.
+"""
+
+from __future__ import annotations
+
+from cumulet.image.models import images
+from cumulet.kernel.states import Action, Life
+
+QUEUED, SAVING, UPLOADING, IMPORTING = "queued", "saving", "uploading", "importing"
+ACTIVE, DEACTIVATED, DELETED = "active", "deactivated", "deleted"
+
+IMAGE = Life(
+    "image",
+    images,
+    {
+        "upload": Action(frozenset({QUEUED}), SAVING, ACTIVE),
+        "stage": Action(frozenset({QUEUED}), UPLOADING, UPLOADING),
+        "import": Action(frozenset({UPLOADING}), IMPORTING, ACTIVE),
+        "restore": Action(frozenset({SAVING, UPLOADING, IMPORTING}), None, QUEUED),
+        "deactivate": Action(frozenset({ACTIVE}), None, DEACTIVATED),
+        "reactivate": Action(frozenset({DEACTIVATED}), None, ACTIVE),
+        "delete": Action(
+            frozenset({QUEUED, SAVING, UPLOADING, IMPORTING, ACTIVE, DEACTIVATED}), None, DELETED
+        ),
+    },
+)  # fmt: skip

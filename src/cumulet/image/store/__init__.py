@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where image bytes live: a small Protocol and its back ends."""

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objects as files in one directory: written to a temporary name, fsynced, renamed.
+
+Files have mode 0640 and a name that only our own keys can have.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO
+
+from cumulet.image.store.model import StoreFull
+from cumulet.kernel.pools import Pool
+
+PIECE = 1024 * 1024
+"""Bytes that are read at once."""
+_PART = ".part"
+_PATIENCE = 600.0
+"""Seconds that one operation on a slow disk may take."""
+
+
+class FileStore:
+    """A directory; ``pool`` does the blocking work."""
+
+    def __init__(self, folder: Path, pool: Pool) -> None:
+        self._folder, self._pool = folder, pool
+
+    async def open(self) -> None:
+        await self._pool.run(lambda: self._folder.mkdir(parents=True, exist_ok=True, mode=0o750))
+
+    async def write(self, key: str) -> FileWriter:
+        path = self._path(key)
+        part = path.with_name(path.name + _PART)
+
+        def create() -> IO[bytes]:
+            return os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "wb", buffering=0)
+
+        try:
+            return FileWriter(await self._pool.run(create), part, path, self._pool)
+        except OSError as error:
+            raise _translated(error) from None
+
+    async def read(self, key: str, offset: int = 0, length: int | None = None) -> FileReader:
+        path = self._path(key)
+
+        def open_at() -> IO[bytes]:
+            file = path.open("rb", buffering=0)
+            file.seek(offset)
+            return file
+
+        return FileReader(await self._pool.run(open_at), length, self._pool)
+
+    async def delete(self, key: str) -> None:
+        path = self._path(key)
+
+        def remove() -> None:
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + _PART).unlink(missing_ok=True)
+
+        await self._pool.run(remove, timeout=_PATIENCE)
+
+    async def list(self) -> list[str]:
+        def names() -> list[str]:
+            return sorted({entry.name.removesuffix(_PART) for entry in os.scandir(self._folder)})
+
+        return await self._pool.run(names)
+
+    def _path(self, key: str) -> Path:
+        if not key.replace("-", "").isalnum():
+            raise ValueError("a store key holds letters, digits and dashes only")
+        return self._folder / key
+
+
+class FileWriter:
+    """A file that is not there yet."""
+
+    def __init__(self, file: IO[bytes], part: Path, path: Path, pool: Pool) -> None:
+        self._file, self._part, self._path, self._pool = file, part, path, pool
+
+    def write(self, piece: bytes) -> None:
+        rest = memoryview(piece)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise _translated(error) from None
+
+    async def commit(self) -> None:
+        def finish() -> None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.rename(self._path)
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+        try:
+            await self._pool.run(finish, timeout=_PATIENCE)
+        except OSError as error:
+            raise _translated(error) from None
+
+    async def abort(self) -> None:
+        def drop() -> None:
+            self._file.close()
+            self._part.unlink(missing_ok=True)
+
+        await self._pool.run(drop, timeout=_PATIENCE)
+
+
+class FileReader:
+    """An open file, read in pieces; at most one piece is held in memory."""
+
+    def __init__(self, file: IO[bytes], length: int | None, pool: Pool) -> None:
+        self._file, self._left, self._pool = file, length, pool
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        size = PIECE if self._left is None else min(PIECE, self._left)
+        piece = await self._pool.run(self._file.read, size, timeout=_PATIENCE) if size else b""
+        if not piece:
+            await self.close()
+            raise StopAsyncIteration
+        if self._left is not None:
+            self._left -= len(piece)
+        return piece
+
+    async def close(self) -> None:
+        self._file.close()
+
+
+def _translated(error: OSError) -> OSError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StoreFull(error.errno, os.strerror(error.errno))
+    return error

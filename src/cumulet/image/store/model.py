@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the image service asks of a store.
+
+Keys are chosen by the service, one per upload and never used twice, so a half
+written object can't be taken for another's. An object is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+
+class StoreFull(OSError):
+    """The store has no room."""
+
+
+class Writer(Protocol):
+    """One object on its way into the store."""
+
+    def write(self, piece: bytes) -> None:
+        """Append; blocking, for a worker thread. Raises StoreFull."""
+
+    async def commit(self) -> None:
+        """Make the object durable and visible under its key. Raises StoreFull."""
+
+    async def abort(self) -> None:
+        """Leave nothing behind."""
+
+
+class Reader(Protocol):
+    """An open object; reading goes on although the object is deleted meanwhile."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """Objects of any size by key."""
+
+    async def open(self) -> None: ...
+
+    async def write(self, key: str) -> Writer: ...
+
+    async def read(self, key: str, offset: int = 0, length: int | None = None) -> Reader:
+        """The bytes from ``offset`` on (at most ``length``), in pieces. Raises FileNotFoundError."""
+
+    async def delete(self, key: str) -> None:
+        """Gone already is success."""
+
+    async def list(self) -> list[str]:
+        """The keys of all objects, half-written ones among them."""

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One service alone, spoken to over ASGI: real database, bus and files; only identity is played.
+
+A token here says whom it stands for: ``user@project:role,role``. The whole
+path with a real identity service is tested with a whole cloud.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+from sqlalchemy import MetaData
+
+from cumulet.client.transport import AbsentTransport, LocalTransport
+from cumulet.kernel import clock
+from cumulet.kernel.bus import MemoryBus
+from cumulet.kernel.context import Context
+from cumulet.kernel.db import Database
+from cumulet.kernel.db.schema import ensure_schema
+from cumulet.kernel.db.sqlite import SqliteDatabase
+from cumulet.kernel.errors import Unauthorized
+from cumulet.kernel.http.api import Verified
+from cumulet.kernel.registry import Parts, Service
+from cumulet.kernel.secrets import Seal, SecretFile
+from cumulet.kernel.settings import Settings
+
+IMPLIED = {"admin": ("manager", "member", "reader"), "manager": ("member", "reader"), "member": ("reader",)}
+ADMIN = "admin@admin:admin"
+DEMO = "demo@demo:member"
+READER = "eve@demo:reader"
+ALT = "alt@alt:member"
+SERVICE = "compute@service:admin,service"
+
+
+def project(name: str) -> str:
+    """The id of a project of the played identity service: 32 hex digits."""
+    return name.encode().hex().ljust(32, "0")[:32]
+
+
+class Played:
+    """The played identity service."""
+
+    async def verify(self, token: str, *, allow_expired: bool = False) -> Verified:
+        who, colon, roles = token.partition(":")
+        user, _, where = who.partition("@")
+        if not colon:
+            raise Unauthorized
+        held = dict.fromkeys(roles.split(","))
+        for role in list(held):
+            held |= dict.fromkeys(IMPLIED.get(role, ()))
+        caller = Context(
+            request_id="",
+            user_id=project(user),
+            user_name=user,
+            project_id=None if where == "system" else project(where),
+            system=where == "system",
+            roles=list(held),
+            audit_id=token[:22],
+        )
+        return Verified(caller, clock.now() + 3600)
+
+
+class LoneSession:
+    """What a service uses to speak to the others; the token is that of its user, or the caller's."""
+
+    def __init__(self, parts: Parts, token: str) -> None:
+        self.parts, self.own = parts, token
+
+
+@dataclass
+class Reply:
+    """An answer, read whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.data)
+
+
+@dataclass
+class Lone:
+    """The service and a client of it."""
+
+    service: Service
+    parts: Parts
+    transport: LocalTransport
+
+    @property
+    def inner(self) -> Any:
+        """The service's own object."""
+        return next(role.app.service for role in self.service.roles if role.app is not None)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        *,
+        token: str | None = DEMO,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | AsyncIterator[bytes] | None = None,
+    ) -> Reply:
+        """One request below the service's mount."""
+        sent = {"accept": "application/json", **(headers or {})}
+        if json is not None:
+            body = orjson.dumps(json)
+            sent.setdefault("content-type", "application/json")
+        if body is None:
+            body = b""
+        if token is not None:
+            sent["x-auth-token"] = token
+        if isinstance(body, bytes):
+            sent.setdefault("content-length", str(len(body)))
+        reply = await self.transport.send(method, path, sent, body)
+        return Reply(reply.status, reply.headers, await reply.read())
+
+
+@asynccontextmanager
+async def lone_service(
+    package: str,
+    data: Path,
+    roles: Iterable[str],
+    *,
+    mount: str,
+    settings: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    others: Mapping[str, Any] | None = None,
+    started: bool = True,
+) -> AsyncIterator[Lone]:
+    """The service ``package`` with ``roles``, started. ``others``: catalogue type → how it is reached."""
+    data.mkdir(parents=True, exist_ok=True)
+    databases: list[Database] = []
+
+    async def open_database(name: str, metadata: MetaData, migrations: Path | None) -> Database:
+        database = SqliteDatabase(data / f"{name}.db")
+        databases.append(database)
+        await ensure_schema(database, metadata, migrations)
+        return database
+
+    def transport(type_: str) -> Any:
+        return (others or {}).get(type_) or AbsentTransport(type_)
+
+    secrets = SecretFile(data / "secrets.json")
+    parts = Parts(
+        settings=Settings(settings or {}, environ={}),
+        data=data,
+        host="node-1",
+        bus=MemoryBus(),
+        open_database=open_database,
+        transport=transport,
+        authenticator=Played(),
+        secrets=secrets,
+        seal=Seal("test"),
+        privileged=None,
+        options=dict(options or {}),
+    )
+    service: Service = await importlib.import_module(f"cumulet.{package}.service").build(parts, set(roles))
+    tasks = [task for role in service.roles for task in role.tasks] if started else []
+    app = next(role.app for role in service.roles if role.app is not None)
+    try:
+        if service.bootstrap is not None:
+            await service.bootstrap({})
+        for task in tasks:
+            await task.start()
+        yield Lone(service, parts, LocalTransport(app, mount, package))
+    finally:
+        for task in reversed(tasks):
+            await task.stop()
+        await service.close()
+        await parts.bus.close()
+        for database in databases:
+            await database.close()
+
+
+def with_roles(caller: Context, *roles: str) -> Context:
+    return msgspec.structs.replace(caller, roles=list(roles))
