@@ -199,6 +199,7 @@ class Api:
             query_text=req.query_string,
             sent=sent,
             stream=Incoming(req.stream, req.scope["cumulet.watch"]) if row.raw else None,
+            watch=req.scope["cumulet.watch"],
             remote=(req.scope.get("client") or ("",))[0],
         )
         target = await row.target(request) if row.target is not None else None

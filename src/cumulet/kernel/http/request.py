@@ -33,6 +33,11 @@ class Watch:
             self.gone = True
         return event
 
+    async def lost(self) -> None:
+        """Return once the client went away: for answers that go on for as long as somebody listens."""
+        while not self.gone:
+            await self()
+
 
 class Incoming:
     """A raw request body. The web framework takes a lost client for the end of the body; this does not."""
@@ -84,6 +89,8 @@ class Request:
     sent: Any = None
     """The body as it was sent (parsed JSON), for dialects that look at raw shapes."""
     stream: Stream | None = None
+    watch: Watch | None = None
+    """Whether the client is still there, for answers without an end."""
     found: Any = None
     """What the route's target loader found; handlers need not look it up again."""
     remote: str = ""
