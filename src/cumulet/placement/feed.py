@@ -36,6 +36,8 @@ class Feed:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._event = asyncio.Event()
+        self._readers = 0
+        self._closed = False
 
     def poke(self) -> None:
         """Something was committed: waiting readers look at once."""
@@ -50,14 +52,27 @@ class Feed:
         that there is more to fetch after the returned ``sequence``.
         """
         deadline = clock.monotonic() + wait
-        while True:
-            event = self._event
-            await self._number()
-            answer = await self._read(after, limit)
-            left = deadline - clock.monotonic()
-            if answer["providers"] or answer["deleted"] or answer["complete"] or left <= 0:
-                return answer
-            await _either(event, min(left, _LOOK))
+        self._readers += 1
+        try:
+            while True:
+                event = self._event
+                await self._number()
+                answer = await self._read(after, limit)
+                left = deadline - clock.monotonic()
+                if answer["providers"] or answer["deleted"] or answer["complete"] or left <= 0:
+                    return answer
+                await _either(event, min(left, _LOOK))
+                if self._closed:
+                    return answer
+        finally:
+            self._readers -= 1
+
+    async def close(self) -> None:
+        """Send all waiting readers home; the database is no longer needed when this returns."""
+        self._closed = True
+        self.poke()
+        while self._readers:
+            await asyncio.sleep(0.005)
 
     async def _number(self) -> None:
         """Give a number to every marked change."""

@@ -34,9 +34,6 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         json_only=True,
     )
 
-    async def close() -> None:
-        placement.feed.poke()
-
     return Service(
         name="placement",
         type="placement",
@@ -44,5 +41,5 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         endpoint="",
         port=8778,
         roles=[Role("placement-api", app=api)],
-        close=close,
+        close=placement.feed.close,
     )
