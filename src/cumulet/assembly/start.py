@@ -42,9 +42,9 @@ def up(wish: Wish, *, guest_image: Path | None, log: Callable[[], Any]) -> int:
     real = wish.hypervisor == "libvirt"
     wish.options["network_driver"] = "bridge" if real else "simulated"
     wish.options["volume_driver"] = "file" if real else "simulated"
-    image = _guest_image(wish.data, guest_image)
+    image = _guest_image(wish.data, guest_image) or (None if real else _stand_in(wish.data))
     if image is not None:
-        wish.options["guest_image"] = str(image)
+        wish.options["guest_image"] = {"name": "tiny", "path": str(image), "disk_format": image.suffix[1:]}
     if not real or os.geteuid() != 0:
         if real:
             raise PermissionError("real guests need root: run it with sudo, or with --hypervisor simulated")
@@ -119,6 +119,15 @@ def _guest_image(data: Path, given: Path | None) -> Path | None:
         shutil.copyfile(given, kept.with_suffix(".part"))
         kept.with_suffix(".part").replace(kept)
     return kept if kept.exists() else None
+
+
+def _stand_in(data: Path) -> Path:
+    """An empty disk as the image of a cloud whose guests are simulated."""
+    blank = data / "stand-in.raw"
+    if not blank.exists():
+        with blank.open("wb") as file:
+            file.truncate(1 << 20)
+    return blank
 
 
 def find_guest_image() -> Path | None:

@@ -20,14 +20,14 @@ class _Json(logging.Formatter):
             "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": secrets.mask(record.getMessage()),
         }
         if (caller := context.current()) is not None:
             line["request_id"] = caller.trace_id
         line.update({key: value for key in _FIELDS if (value := getattr(record, key, None)) is not None})
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return secrets.mask(orjson.dumps(line, default=str).decode())
+            line["error"] = secrets.mask(self.formatException(record.exc_info))
+        return orjson.dumps(line, default=str).decode()
 
 
 class _Human(logging.Formatter):

@@ -82,7 +82,11 @@ class BuildRun:
 
     async def run(self) -> Built:
         """The whole build; never raises but Conflict (this attempt counts no more) and cancellation."""
-        told = {"server_id": self.order.server_id, "attempt": self.order.attempt, "host": self.tools.host}
+        told: dict[str, Any] = {
+            "server_id": self.order.server_id,
+            "attempt": self.order.attempt,
+            "host": self.tools.host,
+        }
         try:
             for part in (self._fetch, self._image, self._networks, self._volumes, self._guest):
                 await part()

@@ -39,7 +39,9 @@ class Reporter:
                 "total": found.memory_mib, "reserved": min(self._reserved, found.memory_mib),
                 "allocation_ratio": MEMORY_RATIO, "max_unit": found.memory_mib,
             },
-            "DISK_GB": {"total": max(found.disk_gib, 1), "allocation_ratio": DISK_RATIO, "max_unit": max(found.disk_gib, 1)},
+            "DISK_GB": {
+                "total": max(found.disk_gib, 1), "allocation_ratio": DISK_RATIO, "max_unit": max(found.disk_gib, 1),
+            },
         }  # fmt: skip
         if inventory != self._inventory:
             await self._placement.ensure_provider(self._node, found.hostname, inventory, ["COMPUTE_NODE"])

@@ -11,7 +11,7 @@ import msgspec
 
 from cumulet.kernel import clock, context, errors, trace
 from cumulet.kernel.context import Context
-from cumulet.kernel.errors import Fault, Internal
+from cumulet.kernel.errors import Fault
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -48,7 +48,7 @@ class Envelope(msgspec.Struct):
 class Reply(msgspec.Struct):
     """An answer: a payload, or a fault that is raised again where the call was made."""
 
-    payload: msgspec.Raw | None = None
+    payload: msgspec.Raw = msgspec.Raw(b"null")
     status: int = 0
     kind: str = ""
     message: str = ""
@@ -126,6 +126,4 @@ def decode_reply(data: bytes, method: Method[Q, R]) -> R:
         fault = errors.of_status(reply.status, reply.message)
         fault.kind = reply.kind
         raise fault
-    if reply.payload is None:
-        raise Internal
     return msgspec.json.decode(reply.payload, type=method.reply)

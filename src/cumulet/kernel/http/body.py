@@ -84,8 +84,11 @@ class _Schema:
             import jsonschema_rs
 
             self._validator = jsonschema_rs.Draft7Validator(self.schema, validate_formats=True, formats=FORMATS)
-        if self._validator.is_valid(value):
-            return
+        try:
+            if self._validator.is_valid(value):
+                return
+        except ValueError:
+            raise Violation(f"Invalid {where}: the document is nested too deeply.", "", "depth") from None
         error = next(iter(self._validator.iter_errors(value)))
         path = "/".join(str(part) for part in error.instance_path)
         keyword = str(error.kind.name) if hasattr(error.kind, "name") else type(error.kind).__name__
