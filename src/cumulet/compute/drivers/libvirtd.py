@@ -22,15 +22,19 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from urllib.parse import quote
 
 import msgspec
+
+from cumulet.compute.drivers import reaper
 
 _START_SECONDS = 15.0
 _STOP_SECONDS = 10.0
@@ -144,8 +148,6 @@ def _end(process: int) -> None:
             signal.pidfd_send_signal(process, number)
         ended, _, _ = select.select([process], [], [], seconds)
         if ended:
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PIDFD, process, os.WEXITED)  # our own child must not stay a zombie
             return
     raise LibvirtdError("libvirtd does not end")
 
@@ -252,30 +254,33 @@ def _launch(directory: str, wanted: StartLibvirtd) -> _Record:
     name = f"{directory}/libvirtd.log"
     if os.path.exists(name) and os.path.getsize(name) > _LOG_BYTES:
         os.replace(name, f"{name}.1")
+    program = shutil.which("libvirtd", path=environment["PATH"])
+    if program is None:
+        raise LibvirtdError("libvirtd is not installed (Debian: libvirt-daemon, qemu-system-x86)")
     log = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
     try:
-        process = subprocess.Popen(
-            ["libvirtd", "--config", f"{directory}/libvirtd.conf"],
+        groups = ",".join(map(str, device_groups()))
+        argv = [sys.executable, "-I", "-S", reaper.__file__, str(wanted.uid), str(wanted.gid), groups]
+        done = subprocess.run(
+            [*argv, program, "--config", f"{directory}/libvirtd.conf"],
             env=environment,
             cwd="/",
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
-            user=wanted.uid,
-            group=wanted.gid,
-            extra_groups=device_groups(),
-            umask=0o007,
+            timeout=_START_SECONDS,
+            check=False,
         )
-    except FileNotFoundError:
-        raise LibvirtdError("libvirtd is not installed (Debian: libvirt-daemon, qemu-system-x86)") from None
+    except subprocess.TimeoutExpired:
+        raise LibvirtdError("libvirtd could not be started in time") from None
     finally:
         os.close(log)
-    started = _start_time(process.pid)
+    pid = int(done.stdout) if done.stdout.strip().isdigit() else 0
+    started = _start_time(pid)
     if started is None:
         raise LibvirtdError(f"libvirtd ended: {_last_words(directory)}")
-    record = _Record(process.pid, started, _boot_id())
-    process.returncode = 0  # it is no child to wait for: it outlives us, and stop_libvirtd ends it
+    record = _Record(pid, started, _boot_id())
     top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _write(top, "libvirtd.json", msgspec.json.encode(record).decode())

@@ -103,11 +103,15 @@ def state(domain: libvirt.virDomain, tag: doc.Tag) -> GuestState:
 def switch_on(domain: libvirt.virDomain) -> None:
     """Start the guest, or let it go on when QEMU holds it (a full disk, a half-finished start)."""
     now = power(domain)
-    if now == PowerState.PAUSED:
-        domain.resume()
-    elif now in (PowerState.SHUTDOWN, PowerState.CRASHED):
-        cut_power(domain)  # the last QEMU may not have ended yet
-        domain.create()
+    try:
+        if now == PowerState.PAUSED:
+            domain.resume()
+        elif now in (PowerState.SHUTDOWN, PowerState.CRASHED):
+            cut_power(domain)  # the last QEMU may not have ended yet
+            domain.create()
+    except libvirt.libvirtError:
+        if power(domain) != PowerState.RUNNING:  # else a start whose caller died has just come to its end
+            raise
 
 
 def is_off(domain: libvirt.virDomain) -> bool:
