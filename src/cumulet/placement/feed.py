@@ -37,6 +37,7 @@ class Feed:
         self._database = database
         self._event = asyncio.Event()
         self._readers = 0
+        self._empty = asyncio.Event()
         self._closed = False
 
     def poke(self) -> None:
@@ -59,20 +60,24 @@ class Feed:
                 await self._number()
                 answer = await self._read(after, limit)
                 left = deadline - clock.monotonic()
-                if answer["providers"] or answer["deleted"] or answer["complete"] or left <= 0:
+                news = answer["providers"] or answer["deleted"] or (answer["complete"] and after)
+                if news or left <= 0:
                     return answer
                 await _either(event, min(left, _LOOK))
                 if self._closed:
                     return answer
         finally:
             self._readers -= 1
+            if not self._readers:
+                self._empty.set()
 
     async def close(self) -> None:
         """Send all waiting readers home; the database is no longer needed when this returns."""
         self._closed = True
         self.poke()
-        while self._readers:
-            await asyncio.sleep(0.005)
+        if self._readers:
+            self._empty.clear()
+            await self._empty.wait()
 
     async def _number(self) -> None:
         """Give a number to every marked change."""
