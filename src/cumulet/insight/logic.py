@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What insight does: files events, tells the flow of a server now and as it goes on, asks compute why.
+
+Invariant: whoever sees a flow may see the server in compute, or could while it
+was there; and every question to compute is asked with the caller's own token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from sqlalchemy import delete, select
+
+from cumulet.insight import flow as flows
+from cumulet.insight.config import Config
+from cumulet.insight.flow import Flow, Row, Stored
+from cumulet.insight.models import EVENTS
+from cumulet.kernel import clock, context, errors, ids
+from cumulet.kernel.db import Database, Transaction
+from cumulet.kernel.errors import Fault, NotFound, Unavailable
+from cumulet.kernel.http.api import Authenticator
+from cumulet.kernel.registry import Transport
+from cumulet.kernel.trace import Event
+
+_DAY = 86_400.0
+_PURGED_AT_ONCE = 5_000
+_MOST_EVENTS = 20_000
+"""More events than any flow has; a bound on what one request reads."""
+
+
+@dataclass
+class Insight:
+    """The insight service."""
+
+    database: Database
+    compute: Callable[[], Transport]
+    authenticator: Authenticator
+    config: Config = field(default_factory=Config)
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the service ends: streams end then."""
+    listeners: dict[str, set[asyncio.Event]] = field(default_factory=dict)
+    """Who waits for news of a subject."""
+
+    # ---- what comes in
+
+    async def store(self, events: list[Event]) -> None:
+        """File a batch in one transaction and wake who listens."""
+        filed = [event for event in events if event.subject]
+        received = clock.now()
+
+        async def body(tx: Transaction) -> None:
+            for event in filed:
+                await tx.insert(
+                    EVENTS,
+                    {
+                        "subject": event.subject, "name": event.name, "component": event.component,
+                        "host": event.host, "attempt": event.attempt, "started_at": event.started_at,
+                        "duration_ms": event.duration_ms, "request_id": event.request_id, "detail": event.detail,
+                        "skipped": event.skipped, "error": event.error, "received_at": received,
+                    },
+                )  # fmt: skip
+
+        # a power cut may take the last events; it took the flow's processes, too
+        await self.database.run(body, durable=False)
+        for subject in {event.subject for event in filed}:
+            for waiting in self.listeners.get(subject, ()):
+                waiting.set()
+
+    async def purge(self) -> None:
+        """Forget what is older than ``keep_days``, in pieces that hold up nobody."""
+        oldest = clock.now() - self.config.keep_days * _DAY
+        some = select(EVENTS.c.id).where(EVENTS.c.received_at < oldest).limit(_PURGED_AT_ONCE)
+
+        async def body(tx: Transaction) -> int:
+            return await tx.run(delete(EVENTS).where(EVENTS.c.id.in_(some.scalar_subquery())))
+
+        while await self.database.run(body, durable=False) == _PURGED_AT_ONCE:
+            pass
+
+    # ---- what goes out
+
+    async def flow(self, server_id: str, *, hosts: bool = True) -> Flow:
+        """The flow of a server as far as it is known; without ``hosts`` no name of a host is in it."""
+        events = await self._events(server_id)
+        token = flows.audit_id_of(events)
+        flow = flows.assemble(events, await self._events(token) if token else [], clock.now())
+        return flow if hosts else flows.without_hosts(flow)
+
+    async def project_of(self, server_id: str) -> str | None:
+        """The project that a server was recorded for, as its events tell."""
+        return flows.project_of(await self._events(server_id, "api.record"))
+
+    async def _events(self, subject: str, name: str | None = None) -> list[Stored]:
+        query = select(EVENTS).where(EVENTS.c.subject == subject).order_by(EVENTS.c.id).limit(_MOST_EVENTS)
+        if name is not None:
+            query = query.where(EVENTS.c.name == name)
+        return [_stored(row) for row in await self.database.all(query)]
+
+    async def follow(
+        self, server_id: str, after: int, gone: asyncio.Future[None], *, hosts: bool = True
+    ) -> AsyncIterator[list[Row]]:
+        """The rows that changed after the event numbered ``after``, and then whatever changes, as it happens.
+
+        Without ``hosts`` no name of a host is told. An empty list is a sign of life.
+        Ends when ``gone`` is done or the service ends.
+        """
+        news = asyncio.Event()
+        self.listeners.setdefault(server_id, set()).add(news)
+        try:
+            while not gone.done() and not self.closing.is_set():
+                news.clear()
+                told = await self.flow(server_id, hosts=hosts)
+                changed = [row for row in told.rows if row.sequence > after]
+                if changed:
+                    changed.sort(key=lambda row: row.sequence)
+                    after = changed[-1].sequence
+                yield changed
+                await self._wait(news, gone)
+        finally:
+            self.listeners[server_id].discard(news)
+            if not self.listeners[server_id]:
+                del self.listeners[server_id]
+
+    async def _wait(self, news: asyncio.Event, gone: asyncio.Future[None]) -> None:
+        """Until there is news, the listener is gone, the service ends, or a heartbeat is due."""
+        timers: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(waiting)
+            for waiting in (news.wait(), self.closing.wait(), clock.sleep(self.config.heartbeat_seconds))
+        ]
+        try:
+            await asyncio.wait({*timers, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    # ---- compute
+
+    async def server(self, server_id: str) -> dict[str, Any]:
+        """The server as compute shows it to the caller; raises NotFound, and Unavailable without compute."""
+        shown: dict[str, Any] = (await self._ask(f"/v2.1/servers/{server_id}", server_id))["server"]
+        return shown
+
+    async def why(self, server_id: str) -> dict[str, Any]:
+        """How the scheduler decided on the server, and its fault, as compute tells the caller."""
+        return await self._ask(f"/v2.1/cumulet/servers/{server_id}/why", server_id)
+
+    async def _ask(self, path: str, server_id: str) -> dict[str, Any]:
+        caller = context.current()
+        assert caller is not None
+        if not ids.is_uuid(server_id):
+            raise NotFound(f"Server {server_id[:64]} could not be found.")
+        # no session: what the caller's token can't do must not be done with ours instead
+        headers = {
+            "x-auth-token": caller.token or "",
+            "x-openstack-request-id": caller.trace_id,
+            "accept": "application/json",
+        }
+        reply = await self.compute().send("GET", path, headers)
+        data = await reply.read()
+        if reply.status == 200:
+            told: dict[str, Any] = orjson.loads(data)
+            return told
+        if reply.status == 404:
+            raise NotFound(f"Server {server_id} could not be found.")
+        if reply.status >= 500:
+            raise Unavailable(f"The compute service answered {reply.status}.")
+        raise _refusal(reply.status)
+
+
+def _refusal(status: int) -> Fault:
+    return errors.of_status(status, f"The compute service refused to show the server ({status}).")
+
+
+def _stored(row: dict[str, Any]) -> Stored:
+    return Stored(
+        row["id"],
+        Event(
+            subject=row["subject"], name=row["name"], component=row["component"], host=row["host"],
+            attempt=row["attempt"], started_at=row["started_at"], duration_ms=row["duration_ms"],
+            request_id=row["request_id"], detail=row["detail"], skipped=row["skipped"], error=row["error"],
+        ),
+    )  # fmt: skip

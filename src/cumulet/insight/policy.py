@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of insight: a project's readers see their own servers; names of hosts are for admins."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cumulet.kernel.policy import Rule
+
+_READER: Final = "(role:reader and project_id:%(project_id)s) or role:admin"
+
+FLOW: Final = "cumulet:servers:flow"
+FLOW_HOSTS: Final = "cumulet:servers:flow:hosts"
+WHY: Final = "cumulet:servers:why"
+WHY_HOSTS: Final = "cumulet:servers:why:hosts"
+STEPS: Final = "cumulet:steps:list"
+
+RULES: Final = [
+    Rule(FLOW, _READER, description="See the flow of a server."),
+    Rule(FLOW_HOSTS, "role:admin", description="See the names of hosts in a flow."),
+    Rule(WHY, _READER, description="See why a server got the host it has, or none."),
+    Rule(WHY_HOSTS, "role:admin", description="See the names of hosts in that explanation."),
+    Rule(STEPS, "@", ("project", "domain", "system"), description="See what the steps of a flow are."),
+]
