@@ -85,11 +85,11 @@ class _Schema:
 
             self._validator = jsonschema_rs.Draft7Validator(self.schema, validate_formats=True, formats=FORMATS)
         try:
-            if self._validator.is_valid(value):
-                return
+            error = next(iter(self._validator.iter_errors(value)), None)
         except ValueError:
             raise Violation(f"Invalid {where}: the document is nested too deeply.", "", "depth") from None
-        error = next(iter(self._validator.iter_errors(value)))
+        if error is None:
+            return
         path = "/".join(str(part) for part in error.instance_path)
         keyword = str(error.kind.name) if hasattr(error.kind, "name") else type(error.kind).__name__
         told = str(error.message)
