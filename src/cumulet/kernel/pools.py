@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -25,6 +27,57 @@ OUTPUT_LIMIT = 16 * 1024 * 1024
 """Bytes of standard output, and of standard error, that ``run_program`` keeps before it kills."""
 
 
+class _Threads:
+    """At most ``limit`` daemon threads: unlike an executor's, one that hangs does not keep the process from ending."""
+
+    def __init__(self, limit: int, name: str) -> None:
+        self._limit = limit
+        self._name = name
+        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._started = 0
+        self._starting = threading.Lock()
+
+    def submit(self, fn: Callable[[], R]) -> Future[R]:
+        job: Future[R] = Future()
+        self._jobs.put((job, fn))
+        if not self._idle.acquire(blocking=False):
+            with self._starting:
+                if self._started < self._limit:
+                    self._started += 1
+                    threading.Thread(target=self._work, name=f"{self._name}_{self._started}", daemon=True).start()
+        return job
+
+    def _work(self) -> None:
+        while True:
+            try:
+                work = self._jobs.get_nowait()
+            except queue.Empty:
+                self._idle.release()
+                work = self._jobs.get()
+            if work is None:
+                return
+            job, fn = work
+            if job.set_running_or_notify_cancel():
+                try:
+                    job.set_result(fn())
+                except BaseException as error:
+                    job.set_exception(error)
+            del work, job, fn
+
+    def shutdown(self) -> None:
+        """Cancel what waits and let idle threads end."""
+        while True:
+            try:
+                waiting = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if waiting is not None:
+                waiting[0].cancel()
+        for _ in range(self._started):
+            self._jobs.put(None)
+
+
 class Pool:
     """A named set of at most ``threads`` threads; 0 threads runs inline, for deterministic tests."""
 
@@ -33,7 +86,7 @@ class Pool:
         self.threads = threads
         self.abandoned = 0
         """Calls whose caller gave up while they were still running (each holds a thread until it ends)."""
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name) if threads else None
+        self._executor = _Threads(threads, name) if threads else None
 
     async def run(self, fn: Callable[P, R], *args: P.args, timeout: float = 30.0, **kwargs: P.kwargs) -> R:  # type: ignore[valid-type]
         """Return ``fn(*args, **kwargs)`` computed on a thread of this pool.
@@ -60,7 +113,7 @@ class Pool:
     def close(self) -> None:
         """Let idle threads go; queued calls are cancelled, running ones are not waited for."""
         if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor.shutdown()
 
 
 class Completed(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _KEEPALIVE = (5, 3)  # ask after 5 silent seconds, give the connection up after 3 unanswered questions
+_OPEN_SECONDS = 5.0
 _RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 _event_thread: threading.Thread | None = None
@@ -67,11 +68,13 @@ class Connection:
         on_unplugged: Callable[[str], None],
         on_back: Callable[[], Awaitable[None]],
         revive: Callable[[], Awaitable[object]] | None = None,
+        answer_within: float = 30.0,
         threads: int = 8,
     ) -> None:
         """``on_power`` and ``on_unplugged`` get a domain's UUID, ``on_back`` runs after a lost connection is back.
 
         ``revive`` is awaited before each try to come back (it may start the daemon again). All run on the loop.
+        ``answer_within``: seconds that an ordinary call may take.
         """
         self._uri = uri
         self._on_power = on_power
@@ -79,6 +82,7 @@ class Connection:
         self._on_back = on_back
         self._revive = revive
         self._threads = threads
+        self._answer_within = answer_within
         self._conn: libvirt.virConnect | None = None
         self._opening = threading.Lock()
         self._guests: dict[str, threading.Lock] = {}
@@ -110,11 +114,12 @@ class Connection:
         self._pool.close()
         self._pool = None
 
-    async def call(self, fn: Callable[[Any], T], *, guest: str | None = None, within: float = 30.0) -> T:
+    async def call(self, fn: Callable[[Any], T], *, guest: str | None = None, within: float = 0) -> T:
         """Run ``fn(connection)`` on the pool; calls with the same ``guest`` run one after the other.
 
-        Raises HypervisorError after ``within`` seconds or with libvirt's reason.
+        Raises HypervisorError after ``within`` seconds (0: the ordinary time) or with libvirt's reason.
         """
+        within = within or self._answer_within
         if self._pool is None:
             raise HypervisorError("the hypervisor driver is not open")
         lock = self._guests.setdefault(guest, threading.Lock()) if guest else None
@@ -154,7 +159,9 @@ class Connection:
     # -- on pool threads --------------------------------------------------------------------
 
     def _connect(self) -> libvirt.virConnect:
-        with self._opening:
+        if not self._opening.acquire(timeout=_OPEN_SECONDS):
+            raise HypervisorError("libvirtd takes connections but does not answer")
+        try:
             if self._conn is not None and self._conn.isAlive():
                 return self._conn
             if self._closing:
@@ -171,6 +178,8 @@ class Connection:
                 conn.domainEventRegisterAny(None, event, self._callback(handler), None)
             self._conn = conn
             return conn
+        finally:
+            self._opening.release()
 
     @staticmethod
     def _shut(conn: libvirt.virConnect) -> None:

@@ -68,6 +68,7 @@ class LibvirtHypervisor:
         log_dir: str | os.PathLike[str] | None = None,
         tb_cache_mib: int = 64,
         unplug_within: float = 60.0,
+        answer_within: float = 30.0,
         revive: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         """``uri``: as ``libvirtd.LibvirtdInfo`` gives it; ``…/session`` runs as the guest user already.
@@ -76,6 +77,7 @@ class LibvirtHypervisor:
         ``guest_uid``, ``guest_gid``: QEMU's user, and the group it shares with this process.
         ``log_dir``: where libvirtd keeps QEMU's own logs, to leave none behind.
         ``unplug_within``: seconds a guest may take to let go of a device.
+        ``answer_within``: seconds an ordinary call to libvirt may take.
         ``revive``: awaited before each try to reconnect (it may start libvirtd again).
         """
         self.capabilities = Capabilities(kind="QEMU", accelerator=accelerator, real=True)
@@ -87,7 +89,12 @@ class LibvirtHypervisor:
         self._machine = doc.Machine(cloud_id, accelerator, tb_cache_mib, label)
         self._storage = Storage(Path(state_dir), guest_gid)
         self._connection = Connection(
-            uri, on_power=self._power_changed, on_unplugged=self._wake, on_back=self._look_at_all, revive=revive
+            uri,
+            on_power=self._power_changed,
+            on_unplugged=self._wake,
+            on_back=self._look_at_all,
+            revive=revive,
+            answer_within=answer_within,
         )
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._changed: dict[str, asyncio.Event] = {}
@@ -333,10 +340,10 @@ class LibvirtHypervisor:
                     self._missed.discard(key)
                     self._spawn(self._settle(key))
 
-    async def _call(self, key: str, fn: Callable[[Any], T], *, within: float = 30.0) -> T:
+    async def _call(self, key: str, fn: Callable[[Any], T], *, within: float = 0) -> T:
         return await self._connection.call(fn, guest=key, within=within)
 
-    async def _on_domain(self, key: str, fn: Callable[[Any], T], *, within: float = 30.0) -> T:
+    async def _on_domain(self, key: str, fn: Callable[[Any], T], *, within: float = 0) -> T:
         """``fn(domain)`` of the guest; raises GuestMissing."""
         return await self._call(key, lambda conn: fn(guest.need(conn, self._cloud, key)), within=within)
 
