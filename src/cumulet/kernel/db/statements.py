@@ -26,7 +26,7 @@ class Prepared:
         self._expands = bool(compiled.post_compile_params or compiled.literal_execute_params)
         self._binders: Mapping[str, Callable[[Any], Any]] = dict(compiled._bind_processors)  # type: ignore[arg-type]
         self._readers: list[tuple[str, Callable[[Any], Any] | None]] = [
-            (column.keyname, None if isinstance(column.type, Float) else _reader_of(column.type, dialect))
+            (str(column.keyname), None if isinstance(column.type, Float) else _reader_of(column.type, dialect))
             for column in compiled._result_columns
         ]  # both drivers give floats as they are
         self._plain = [name for name, _ in self._readers] if all(read is None for _, read in self._readers) else None
