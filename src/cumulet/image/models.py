@@ -7,11 +7,11 @@ from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, 
 
 from cumulet.kernel.db import Json, Time
 
-metadata = MetaData()
+METADATA = MetaData()
 
 images = Table(
     "images",
-    metadata,
+    METADATA,
     Column("id", String(36), primary_key=True),
     Column("name", String(255), nullable=True),
     Column("status", String(30), nullable=False),
@@ -43,7 +43,7 @@ images = Table(
 
 properties = Table(
     "image_properties",
-    metadata,
+    METADATA,
     Column("image_id", String(36), ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
     Column("name", String(255), primary_key=True),
     Column("value", Text, nullable=False),
@@ -51,7 +51,7 @@ properties = Table(
 
 tags = Table(
     "image_tags",
-    metadata,
+    METADATA,
     Column("image_id", String(36), ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
     Column("tag", String(255), primary_key=True),
     Index("ix_image_tags_tag", "tag"),
@@ -59,7 +59,7 @@ tags = Table(
 
 members = Table(
     "image_members",
-    metadata,
+    METADATA,
     Column("image_id", String(36), ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
     Column("member_id", String(255), primary_key=True),
     Column("status", String(20), nullable=False),
@@ -70,7 +70,7 @@ members = Table(
 
 tasks = Table(
     "tasks",
-    metadata,
+    METADATA,
     Column("id", String(36), primary_key=True),
     Column("type", String(30), nullable=False),
     Column("status", String(30), nullable=False),

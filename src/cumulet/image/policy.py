@@ -29,7 +29,6 @@ RULES = [
     Rule("download_image", f"{_ADMIN} or (role:member and {_OPEN})"),
     Rule("upload_image", _MEMBER),
     Rule("delete_image_location", _ADMIN),
-    Rule("get_image_location", _READER),
     Rule("add_member", _MEMBER),
     Rule("delete_member", _MEMBER),
     Rule("get_member", _READER_OR_SHARED),
@@ -37,9 +36,6 @@ RULES = [
     Rule("modify_member", _SHARED_MEMBER),
     Rule("deactivate", _MEMBER),
     Rule("reactivate", _MEMBER),
-    Rule("copy_image", _ADMIN),
-    Rule("get_task", "rule:default"),
-    Rule("get_tasks", "rule:default"),
     Rule("tasks_api_access", _ADMIN),
     Rule("stores_info_detail", f"{_ADMIN} or rule:service_api"),
 ]

@@ -16,7 +16,7 @@ from cumulet.image.errors import ImageDialect
 from cumulet.image.logic import Image
 from cumulet.image.logic import data as data_logic
 from cumulet.image.logic import images as image_logic
-from cumulet.image.models import images, metadata
+from cumulet.image.models import METADATA, images
 from cumulet.image.policy import RULES
 from cumulet.image.states import ACTIVE, DELETED
 from cumulet.image.store.file import FileStore
@@ -36,7 +36,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     pool = Pool("image", 4)
     policy = Policy(RULES)
     image = Image(
-        database=await parts.open_database("image", metadata, None),
+        database=await parts.open_database("image", METADATA, Path(__file__).parent / "migrations"),
         config=config,
         policy=policy,
         store=FileStore(folder / "store", pool),
