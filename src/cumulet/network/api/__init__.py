@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network API v2.0 as tables: every row of it is below."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cumulet.kernel.http import Body, Request, Route
+from cumulet.network import schemas as s
+from cumulet.network.api import quotas
+from cumulet.network.api.extensions import list_extensions, show_extension
+from cumulet.network.api.resource import Resource, enforce
+from cumulet.network.api.tags import Tags
+from cumulet.network.errors import bad, http_bad
+from cumulet.network.logic import Document, Values, routers
+from cumulet.network.logic.agents import AGENT, ZONE
+from cumulet.network.logic.floatingips import FLOATINGIP
+from cumulet.network.logic.groups import GROUP, RULE, ensure_default_of
+from cumulet.network.logic.kinds import Authorize
+from cumulet.network.logic.networks import NETWORK
+from cumulet.network.logic.ports import PORT
+from cumulet.network.logic.routers import ROUTER
+from cumulet.network.logic.subnets import SUBNET
+from cumulet.network.schemas.values import host_route, items, uuid
+
+
+async def _ensure_default_group(request: Request) -> None:
+    """A project that looks at its groups has its default one."""
+    if request.context.project_id:
+        await ensure_default_of(request.service, request.context.project_id)
+
+
+RESOURCES = (
+    Resource(NETWORK, s.NETWORK, bulk=True),
+    Resource(SUBNET, s.SUBNET, bulk=True),
+    Resource(PORT, s.PORT, bulk=True, chosen_id=True),
+    Resource(ROUTER, s.ROUTER),
+    Resource(FLOATINGIP, s.FLOATINGIP),
+    Resource(GROUP, s.SECURITY_GROUP, bulk=True, before_list=_ensure_default_group),
+    Resource(RULE, s.SECURITY_GROUP_RULE, bulk=True, before_list=_ensure_default_group),
+    Resource(AGENT, s.AGENT),
+)
+_ROUTER = RESOURCES[3]
+
+
+# ---- discovery
+
+
+async def versions(request: Request) -> dict[str, Any]:
+    links = [{"rel": "self", "href": f"{request.base}/v2.0/"}]
+    return {"versions": [{"id": "v2.0", "status": "CURRENT", "links": links}]}
+
+
+async def resources(request: Request) -> dict[str, Any]:
+    """What v2.0 holds: a name, a collection and a link for each."""
+    return {
+        "resources": [
+            {
+                "name": one.kind.name,
+                "collection": one.path.rpartition("/")[2],
+                "links": [{"rel": "self", "href": request.base + one.path}],
+            }
+            for one in RESOURCES
+        ]
+    }
+
+
+# ---- what routers do
+
+
+def _router_rule(request: Request, action: str) -> Authorize:
+    def authorize(document: Document, values: Values) -> None:
+        target = {**document, **document["*"]}
+        if not request.policy.allows(action, request.context, target):
+            enforce(request.policy, request.context, "router", "get", document, {}, frozenset(), before=document)
+            request.policy.enforce(action, request.context, target)
+
+    return authorize
+
+
+def _interface(request: Request) -> Values:
+    sent = request.body
+    wanted = {name: sent[name] for name in ("subnet_id", "port_id") if sent.get(name) is not None}
+    if not wanted:
+        raise bad("router", "Either subnet_id or port_id must be specified")
+    for name, value in wanted.items():
+        try:
+            uuid(value)
+        except ValueError as error:
+            raise http_bad(f"Invalid input for {name}. Reason: {error}.") from None
+    return wanted
+
+
+async def add_router_interface(request: Request) -> dict[str, Any]:
+    rule = _router_rule(request, "add_router_interface")
+    return await routers.add_interface(
+        request.service, request.context, request.params["id"], _interface(request), rule
+    )
+
+
+async def remove_router_interface(request: Request) -> dict[str, Any]:
+    rule = _router_rule(request, "remove_router_interface")
+    return await routers.remove_interface(
+        request.service, request.context, request.params["id"], _interface(request), rule
+    )
+
+
+async def _change_routes(request: Request, *, add: bool) -> dict[str, Any]:
+    router = request.body["router"]
+    try:
+        routes = items(host_route)(router.get("routes") if isinstance(router, dict) else router)
+    except ValueError as error:
+        raise http_bad(f"Invalid input for routes. Reason: {error}.") from None
+    rule = _router_rule(request, "add_extraroutes" if add else "remove_extraroutes")
+    document = await routers.change_routes(
+        request.service, request.context, request.params["id"], routes, rule, add=add
+    )
+    return {"router": _ROUTER.render(request, document)}
+
+
+async def add_extraroutes(request: Request) -> dict[str, Any]:
+    return await _change_routes(request, add=True)
+
+
+async def remove_extraroutes(request: Request) -> dict[str, Any]:
+    return await _change_routes(request, add=False)
+
+
+# ---- availability zones
+
+
+async def list_availability_zones(request: Request) -> dict[str, Any]:
+    """There is one; it serves networks and routers."""
+    request.policy.enforce("get_availability_zone", request.context)
+    zones = [{"name": ZONE, "resource": resource, "state": "available"} for resource in ("network", "router")]
+    return {"availability_zones": zones}
+
+
+_ANY_BODY = Body(None, raw={"type": "object"})
+_ROUTES_BODY = Body(None, raw=s.ROUTES_BODY)
+_PUBLIC = [
+    Route("GET /", versions, public=True),
+    Route("GET /v2.0", resources, public=True),
+]
+_ACTIONS = [
+    Route("PUT /v2.0/routers/{id}/add_router_interface", add_router_interface, policy="add_router_interface",
+          late=True, body=_ANY_BODY),
+    Route("PUT /v2.0/routers/{id}/remove_router_interface", remove_router_interface, policy="remove_router_interface",
+          late=True, body=_ANY_BODY),
+    Route("PUT /v2.0/routers/{id}/add_extraroutes", add_extraroutes, policy="add_extraroutes", late=True,
+          body=_ROUTES_BODY),
+    Route("PUT /v2.0/routers/{id}/remove_extraroutes", remove_extraroutes, policy="remove_extraroutes", late=True,
+          body=_ROUTES_BODY),
+    Route("GET /v2.0/availability_zones", list_availability_zones, policy="get_availability_zone", late=True),
+    Route("GET /v2.0/extensions", list_extensions, policy="regular_user"),
+    Route("GET /v2.0/extensions/{alias}", show_extension, policy="regular_user"),
+]  # fmt: skip
+
+ROUTES = [
+    *_PUBLIC,
+    *(row for one in RESOURCES for row in one.routes()),
+    *(row for one in RESOURCES if one.tagged for row in Tags(one).routes()),
+    *_ACTIONS,
+    *quotas.ROUTES,
+]

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the network API and the agents of the hosts say to each other.
+
+A poke carries no data: the agent asks for its desired state, makes it true and
+reports. A report names what is true on that host; it changes nothing about a
+port that is bound elsewhere meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cumulet.kernel.bus import Method
+from cumulet.network.drivers.model import (
+    DhcpHost,
+    FloatingPlan,
+    NetworkPlan,
+    PortPlan,
+    RouterInterface,
+    RouterPlan,
+    RulePlan,
+    SubnetPlan,
+)
+
+__all__ = [
+    "DESIRED", "POKE", "REPORT", "Alive", "Desired", "DhcpHost", "Done", "FloatingDone", "FloatingPlan", "NetworkPlan",
+    "PortPlan", "Report", "RouterInterface", "RouterPlan", "RulePlan", "SubnetPlan",
+]  # fmt: skip
+
+API_TOPIC = "network.api"
+AGENT_TOPIC = "network.agent"
+
+
+class Alive(msgspec.Struct):
+    """An agent says that it lives, who it is, and which state it has."""
+
+    host: str
+    started_at: float
+    tunnel_address: str = ""
+    configurations: dict[str, Any] = {}
+    version: str = ""
+    """Version of the desired state that the agent has; the same one is not sent again."""
+
+
+class Desired(msgspec.Struct):
+    """Everything that must be on one host; nothing else of ours may be there."""
+
+    version: str
+    unchanged: bool = False
+    networks: list[NetworkPlan] = []
+    ports: list[PortPlan] = []
+    routers: list[RouterPlan] = []
+
+
+class FloatingDone(msgspec.Struct, frozen=True):
+    """A floating IP that a router now carries, and where it leads."""
+
+    router_id: str
+    floating: str
+    fixed: str
+
+
+class Report(msgspec.Struct):
+    """What became true, or could not be made true, on a host."""
+
+    host: str
+    up: list[str] = []
+    """Ids of ports (of guests, DHCP and routers) that carry traffic."""
+    failed: dict[str, str] = {}
+    """Port id → why it could not be wired."""
+    floating: list[FloatingDone] = []
+
+
+class Done(msgspec.Struct):
+    """Nothing more to say."""
+
+
+DESIRED = Method(API_TOPIC, "desired", Alive, Desired)
+REPORT = Method(API_TOPIC, "report", Report, Done)
+POKE = Method(AGENT_TOPIC, "poke", Done, Done)
