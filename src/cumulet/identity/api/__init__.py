@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Identity API v3 as one table of routes."""
+
+from __future__ import annotations
+
+from cumulet.identity.api import (
+    assignments,
+    auth,
+    catalogue,
+    credentials,
+    discovery,
+    feed,
+    groups,
+    projects,
+    roles,
+    users,
+)
+from cumulet.kernel.http.route import Route, under
+
+ROUTES: list[Route] = [
+    *discovery.ROUTES,
+    *under(
+        "/v3",
+        [
+            *auth.ROUTES,
+            *users.ROUTES,
+            *groups.ROUTES,
+            *projects.ROUTES,
+            *roles.ROUTES,
+            *assignments.ROUTES,
+            *catalogue.ROUTES,
+            *credentials.ROUTES,
+            *feed.ROUTES,
+        ],
+    ),
+]

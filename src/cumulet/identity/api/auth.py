@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens, and what the caller itself may reach."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+from cumulet.identity.api import views
+from cumulet.identity.api.answers import collection, identity_of, page_of, target, url
+from cumulet.identity.logic import assignments, projects
+from cumulet.identity.logic.catalogue import front_base
+from cumulet.identity.logic.tokens import Seen
+from cumulet.identity.schemas import AUTH, listing
+from cumulet.kernel.errors import Forbidden, NotFound
+from cumulet.kernel.http import Answer, Request, Route
+from cumulet.kernel.policy import Target
+
+_ACCESS_RULES = "openstack-identity-access-rules"
+
+
+def _asked(request: Request, name: str) -> str | None:
+    for key, value in parse_qsl(request.query_text, keep_blank_values=True):
+        if key == name:
+            return value
+    return None
+
+
+async def _entries(request: Request, project_id: str | None, user_id: str | None) -> list[dict[str, Any]]:
+    """The catalogue by the address that the client used."""
+    identity = identity_of(request)
+    base = request.context.base
+    front = front_base(base, request.base.removeprefix(base), identity.front_port)
+    return await identity.catalogue.entries(front, project_id=project_id, user_id=user_id)
+
+
+async def _document(request: Request, seen: Seen) -> dict[str, Any]:
+    if not seen.claims.scope or _asked(request, "nocatalog") is not None:
+        return {"token": seen.document}
+    caller = seen.verified.context
+    return {"token": {**seen.document, "catalog": await _entries(request, caller.project_id, caller.user_id)}}
+
+
+async def issue_token(request: Request) -> Answer:
+    token, seen = await identity_of(request).authentication.authenticate(request.body["auth"])
+    return Answer(await _document(request, seen), headers={"X-Subject-Token": token})
+
+
+async def subject(request: Request) -> Target:
+    """Loads the token that the request is about; raises NotFound."""
+    token = request.headers.get("x-subject-token")
+    if not token:
+        raise NotFound("No token in the request")
+    expired = (_asked(request, "allow_expired") or "").lower() in ("1", "true", "t", "yes", "y", "on")
+    seen = await identity_of(request).tokens.read(token, allow_expired=expired)
+    if seen.restricted_to_rules and not request.headers.get(_ACCESS_RULES):
+        raise NotFound("Failed to validate token")  # who asks could not keep to the rules
+    request.found = seen
+    return target(token={"user_id": seen.claims.user_id, "user": seen.document["user"]})
+
+
+async def show_token(request: Request) -> Answer:
+    headers = {"X-Subject-Token": request.headers["x-subject-token"]}
+    return Answer(await _document(request, request.found), headers=headers)
+
+
+async def revoke_token(request: Request) -> None:
+    await identity_of(request).tokens.revoke(request.headers["x-subject-token"])
+
+
+async def _reachable(request: Request) -> tuple[list[str], list[str], bool]:
+    user_id = request.context.user_id
+    assert user_id is not None
+    return await assignments.reachable(identity_of(request).database, user_id)
+
+
+async def list_projects(request: Request) -> dict[str, Any]:
+    ids, _, _ = await _reachable(request)
+    page = page_of(request)
+    found = await projects.list_projects(identity_of(request).database, page, is_domain=False, only=ids)
+    enabled = [row for row in found[0] if row["enabled"]]
+    return collection(request, "projects", (enabled, found[1]), views.project)
+
+
+async def list_domains(request: Request) -> dict[str, Any]:
+    _, ids, _ = await _reachable(request)
+    found = await projects.list_projects(identity_of(request).database, page_of(request), is_domain=True, only=ids)
+    enabled = [row for row in found[0] if row["enabled"]]
+    return collection(request, "domains", (enabled, found[1]), views.domain)
+
+
+async def list_system(request: Request) -> dict[str, Any]:
+    _, _, system = await _reachable(request)
+    return {"system": [{"all": True}] if system else [], "links": {"self": url(request, "auth/system")}}
+
+
+async def show_catalogue(request: Request) -> dict[str, Any]:
+    caller = request.context
+    if caller.project_id is None:
+        raise Forbidden
+    entries = await _entries(request, caller.project_id, caller.user_id)
+    return {"catalog": entries, "links": {"self": url(request, "auth/catalog")}}
+
+
+ROUTES = [
+    Route("POST /auth/tokens", issue_token, public=True, body=AUTH, ok=201),
+    Route("GET /auth/tokens", show_token, policy="identity:validate_token", target=subject),
+    Route("HEAD /auth/tokens", show_token, policy="identity:check_token", target=subject),
+    Route("DELETE /auth/tokens", revoke_token, policy="identity:revoke_token", target=subject, ok=204),
+    Route("GET /auth/projects", list_projects, policy="identity:get_auth_projects", query=listing()),
+    Route("GET /auth/domains", list_domains, policy="identity:get_auth_domains", query=listing()),
+    Route("GET /auth/system", list_system, policy="identity:get_auth_system"),
+    Route("GET /auth/catalog", show_catalogue, policy="identity:get_auth_catalog"),
+]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists: filters with comparators, sorting, and pages by marker, for every resource the same.
+
+A page continues after the marker's row in the sort order, so rows that come or
+go between two pages neither repeat nor hide others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Boolean, Select, Table, and_, func, or_, select
+
+from cumulet.identity.errors import missing
+from cumulet.kernel.db import Database, Row, Transaction
+from cumulet.kernel.errors import NotFound
+
+
+@dataclass(frozen=True)
+class Filter:
+    """One wished value of a column: ``equals``, ``contains``, ``startswith`` or ``endswith``."""
+
+    column: str
+    value: Any
+    comparator: str = "equals"
+    case_sensitive: bool = True
+
+
+@dataclass(frozen=True)
+class Page:
+    """What part of a list is wanted."""
+
+    filters: tuple[Filter, ...] = ()
+    limit: int | None = None
+    marker: str | None = None
+    sort: str = "id"
+    descending: bool = False
+
+
+def _condition(table: Table, wish: Filter) -> Any:
+    column: Any = table.c[wish.column]
+    if wish.comparator == "equals" and wish.case_sensitive:
+        return column.is_(wish.value) if isinstance(column.type, Boolean) else column == wish.value
+    value = str(wish.value)
+    if not wish.case_sensitive:
+        column, value = func.lower(column), value.lower()
+    if wish.comparator == "equals":
+        return column == value
+    # LIKE ignores the case of ASCII on one of the databases, so places are compared instead
+    if wish.comparator == "startswith":
+        return func.substr(column, 1, len(value)) == value
+    if wish.comparator == "endswith":
+        start = func.length(column) - len(value) + 1
+        return and_(start > 0, func.substr(column, start) == value)
+    return func.length(func.replace(column, value, "")) < func.length(column) if value else column.is_not(None)
+
+
+async def fetch(
+    database: Database, statement: Select[Any], table: Table, page: Page, *, key: str = "id"
+) -> tuple[list[Row], bool]:
+    """The rows of the page, and whether more follow. Raises NotFound for an unknown marker."""
+    for wish in page.filters:
+        statement = statement.where(_condition(table, wish))
+    identity, order = table.c[key], table.c[page.sort if page.sort in table.c else key]
+    if page.marker is not None:
+        mark = await database.first(select(identity, order).where(identity == page.marker))
+        if mark is None:
+            raise NotFound(f"Marker {page.marker} could not be found.")
+        value, last = mark[order.key], mark[identity.key]
+        beyond = order < value if page.descending else order > value
+        tie = identity < last if page.descending else identity > last
+        statement = statement.where(or_(beyond, and_(order == value, tie)))
+    orders = [order, identity] if order is not identity else [identity]
+    statement = statement.order_by(*(one.desc() if page.descending else one.asc() for one in orders))
+    if page.limit is None:
+        return await database.all(statement), False
+    rows = await database.all(statement.limit(page.limit + 1))
+    return rows[: page.limit], len(rows) > page.limit
+
+
+async def one(reader: Database | Transaction, table: Table, id: str, noun: str) -> Row:
+    """The row with that id; raises NotFound in the published wording."""
+    row = await reader.first(select(table).where(table.c.id == id))
+    if row is None:
+        raise missing(noun, id)
+    return row
+
+
+def split(sent: dict[str, Any], columns: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was sent, parted into our columns and the extras that are kept as they are."""
+    known = set(columns)
+    values = {name: value for name, value in sent.items() if name in known}
+    extra = {
+        name.replace(":", "_").replace("-", "_"): value
+        for name, value in sent.items()
+        if name not in known and name not in ("id", "links")
+    }
+    return values, extra

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words of the Identity API: bodies and query strings as published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cumulet.kernel.http import Body, Field, Param, Query
+from cumulet.kernel.http.fields import BOOL, OBJECT, Schema, array, nullable, one_of, record, text, truth
+
+NAME = text(1, 255, pattern=r"\S")
+SHORT_NAME = text(1, 64, pattern=r"\S")
+ID = text(1, 64, pattern=r"^[a-zA-Z0-9-]+$")
+TEXT: Schema = {"type": "string"}
+DESCRIPTION = nullable(TEXT)
+SHORT_DESCRIPTION = nullable(text(0, 255))
+LOOSE: Schema = {
+    "enum": [
+        True, "True", "TRUE", "true", False, "False", "FALSE", "false", "1", "0", "y", "Y", "n", "N",
+        "on", "ON", "off", "OFF", "yes", "no",
+    ]
+}  # fmt: skip
+TAG = text(1, 255, pattern=r"^[^,/]*$")
+TAG_LIMIT = 80
+TAG_LIST = array(TAG, maxItems=TAG_LIMIT, uniqueItems=True)
+PASSWORD: Schema = {"type": "string", "maxLength": 4096}
+IMMUTABLE = record({"immutable": nullable(BOOL)})
+USER_OPTIONS = record(
+    {
+        "ignore_change_password_upon_first_use": nullable(BOOL),
+        "ignore_password_expiry": nullable(BOOL),
+        "ignore_lockout_failure_attempts": nullable(BOOL),
+        "lock_password": nullable(BOOL),
+        "ignore_user_inactivity": nullable(BOOL),
+        "multi_factor_auth_enabled": nullable(BOOL),
+        "multi_factor_auth_rules": nullable(array(array(TEXT, minItems=1, uniqueItems=True), uniqueItems=True)),
+    }
+)
+
+
+def _bodies(envelope: str, *fields: Field, at_least_one: bool = True) -> tuple[Body, Body]:
+    """The bodies that create and update one kind of thing; unknown members are kept as extras."""
+    create = Body(envelope, *fields, open=True)
+    update = Body(envelope, *fields, open=True, verb="put", at_least_one=at_least_one)
+    return create, update
+
+
+def _enabled(**more: Any) -> Field:
+    return Field("enabled", LOOSE, optional=True, convert=truth, **more)
+
+
+USER_CREATE, USER_UPDATE = _bodies(
+    "user",
+    Field("name", NAME),
+    Field("domain_id", ID, optional=True),
+    Field("default_project_id", nullable(TEXT), optional=True),
+    Field("description", DESCRIPTION, optional=True),
+    Field("password", nullable(PASSWORD), optional=True),
+    Field("options", USER_OPTIONS, optional=True),
+    _enabled(),
+)
+PASSWORD_CHANGE = Body("user", Field("original_password", PASSWORD), Field("password", PASSWORD))
+GROUP_CREATE, GROUP_UPDATE = _bodies(
+    "group",
+    Field("name", NAME),
+    Field("domain_id", ID, optional=True),
+    Field("description", DESCRIPTION, optional=True),
+)
+PROJECT_CREATE, PROJECT_UPDATE = _bodies(
+    "project",
+    Field("name", SHORT_NAME),
+    Field("domain_id", nullable(ID), optional=True),
+    Field("parent_id", nullable(ID), optional=True),
+    Field("description", SHORT_DESCRIPTION, optional=True),
+    Field("is_domain", LOOSE, optional=True, convert=truth),
+    Field("tags", TAG_LIST, optional=True),
+    Field("options", IMMUTABLE, optional=True),
+    _enabled(),
+    at_least_one=False,
+)
+DOMAIN_CREATE, DOMAIN_UPDATE = _bodies(
+    "domain",
+    Field("name", SHORT_NAME),
+    Field("description", SHORT_DESCRIPTION, optional=True),
+    Field("explicit_domain_id", text(32, 32, pattern=r"^[0-9a-f]{32}$"), optional=True, put=False),
+    Field("tags", TAG_LIST, optional=True),
+    Field("options", IMMUTABLE, optional=True),
+    _enabled(),
+    at_least_one=False,
+)
+TAGS_REPLACE = Body(None, Field("tags", TAG_LIST))
+ROLE_CREATE, ROLE_UPDATE = _bodies(
+    "role",
+    Field("name", NAME),
+    Field("domain_id", nullable(ID), optional=True),
+    Field("description", DESCRIPTION, optional=True),
+    Field("options", IMMUTABLE, optional=True),
+)
+SERVICE_CREATE, SERVICE_UPDATE = _bodies(
+    "service",
+    Field("type", text(1, 255)),
+    Field("name", text(1, 255), optional=True),
+    Field("enabled", BOOL, optional=True),
+)
+ENDPOINT_CREATE, ENDPOINT_UPDATE = _bodies(
+    "endpoint",
+    Field("interface", one_of("admin", "internal", "public")),
+    Field("service_id", TEXT),
+    Field("url", text(1, 225, pattern=r"^[a-zA-Z0-9+.-]+:.+")),
+    Field("region_id", nullable(text(1, 255)), optional=True),
+    Field("region", nullable(text(1, 255)), optional=True),
+    Field("name", TEXT, optional=True),
+    Field("description", DESCRIPTION, optional=True),
+    Field("enabled", BOOL, optional=True),
+)
+_REGION = (
+    Field("id", text(0, 255), optional=True),
+    Field("description", DESCRIPTION, optional=True),
+    Field("parent_region_id", nullable(text(1, 255)), optional=True),
+)
+REGION_CREATE, REGION_UPDATE = _bodies("region", *_REGION)
+ACCESS_RULE = {
+    "type": "object",
+    "properties": {
+        "id": ID,
+        "path": text(1, 225, pattern=r"^/"),
+        "service": ID,
+        "method": one_of("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"),
+    },
+    "anyOf": [{"required": ["path", "service", "method"]}, {"required": ["id"]}],
+    "additionalProperties": False,
+}
+_ROLE_REFERENCE = {
+    "type": "object",
+    "properties": {"id": TEXT, "name": TEXT},
+    "anyOf": [{"required": ["id"]}, {"required": ["name"]}],
+}
+CREDENTIAL_CREATE = Body(
+    "application_credential",
+    Field("name", NAME),
+    Field("description", DESCRIPTION, optional=True),
+    Field("secret", nullable(PASSWORD), optional=True),
+    Field("expires_at", nullable(TEXT), optional=True),
+    Field("unrestricted", nullable(BOOL), optional=True),
+    Field("roles", array(_ROLE_REFERENCE), optional=True),
+    Field("access_rules", array(ACCESS_RULE), optional=True),
+    Field("project_id", TEXT, optional=True),
+    open=True,
+)
+
+# ---- authentication
+
+_REFERENCE = {
+    "type": "object",
+    "properties": {"id": TEXT, "name": TEXT},
+    "anyOf": [{"required": ["id"]}, {"required": ["name"]}],
+}
+_IN_DOMAIN = {**_REFERENCE, "properties": {"id": TEXT, "name": TEXT, "domain": _REFERENCE}}
+_LOGIN = {**_REFERENCE, "properties": {"id": TEXT, "name": TEXT, "domain": _REFERENCE, "password": TEXT}}
+_SECRET = {
+    "type": "object",
+    "properties": {"id": TEXT, "name": TEXT, "secret": TEXT, "user": _IN_DOMAIN},
+}
+AUTH = Body(
+    None,
+    raw={
+        "type": "object",
+        "required": ["auth"],
+        "properties": {
+            "auth": {
+                "type": "object",
+                "required": ["identity"],
+                "properties": {
+                    "identity": {
+                        "type": "object",
+                        "required": ["methods"],
+                        "properties": {
+                            "methods": array(TEXT),
+                            "password": {"type": "object", "properties": {"user": _LOGIN}},
+                            "token": {"type": "object", "required": ["id"], "properties": {"id": TEXT}},
+                            "application_credential": _SECRET,
+                        },
+                    },
+                    "scope": {
+                        "type": ["object", "string"],
+                        "properties": {"project": _IN_DOMAIN, "domain": _REFERENCE, "system": OBJECT},
+                    },
+                },
+            }
+        },
+    },
+)
+
+# ---- query strings
+
+
+def _flag(value: str) -> bool:
+    """A boolean of a query string: anything but a spelling of no is yes, nothing too."""
+    return value.lower() not in ("0", "false", "f", "no", "n", "off")
+
+
+_FLAG: Schema = {"enum": [*(value for value in LOOSE["enum"] if isinstance(value, str)), ""]}
+_PAGE = (
+    Param("limit", {"type": "integer", "minimum": 0}),
+    Param("marker", TEXT),
+    Param("sort_key", TEXT),
+    Param("sort_dir", one_of("asc", "desc")),
+)
+
+
+def listing(*names: str, flags: tuple[str, ...] = ()) -> Query:
+    """The query of a list that is filtered by ``names`` and by the booleans ``flags``, in pages."""
+    texts = [Param(name, TEXT) for name in names]
+    return Query(*texts, *(Param(flag, _FLAG, convert=_flag) for flag in flags), *_PAGE)
