@@ -25,10 +25,11 @@ from cumulet.compute.scheduler.rpc import HostReport, Hosts
 from cumulet.compute.states import SERVER
 from cumulet.compute.vifs import read_vifs
 from cumulet.kernel import clock, ids, trace
-from cumulet.kernel.bus import Bus, Subscription
+from cumulet.kernel.bus import Bus, Method, Subscription
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.errors import Conflict, NotFound
 from cumulet.kernel.saga import SagaEngine
+from cumulet.kernel.secrets import Seal
 
 _log = logging.getLogger(__name__)
 RUNNING, SHUTDOWN, CRASHED = 1, 4, 6
@@ -41,8 +42,8 @@ class StaleAttempt(Conflict):
 class Conductor:
     """Serves `compute.conductor`; several may run side by side."""
 
-    def __init__(self, world: World, engine: SagaEngine, host: str) -> None:
-        self.world, self.engine, self._host = world, engine, host
+    def __init__(self, world: World, engine: SagaEngine, host: str, seal: Seal) -> None:
+        self.world, self.engine, self._host, self._seal = world, engine, host, seal
         self._subscription: Subscription | None = None
 
     @property
@@ -50,7 +51,7 @@ class Conductor:
         return self.world.bus
 
     async def start(self) -> None:
-        handlers = {
+        handlers: dict[Method[Any, Any], Any] = {
             rpc.FETCH: self.fetch,
             rpc.PROGRESS: self.progress,
             rpc.NETWORKED: self.networked,
@@ -88,7 +89,8 @@ class Conductor:
         record = rpc.ServerRecord(
             server_id=server["id"], attempt=asked.attempt, project_id=server["project_id"], user_id=server["user_id"],
             name=server["name"], hostname=server["hostname"], vcpus=flavor["vcpus"], memory_mib=flavor["ram"],
-            disk_gib=flavor["disk"], image_id=server["image_id"], availability_zone=server["availability_zone"] or "nova",
+            disk_gib=flavor["disk"], image_id=server["image_id"],
+            availability_zone=server["availability_zone"] or "nova",
             slots=params.slots, security_groups=params.security_groups,
             block_devices=[_device(one, server["id"], asked.attempt) for one in devices],
             config_drive=server["config_drive"], caller=caller.journal() if caller else None,
@@ -115,7 +117,9 @@ class Conductor:
         cache = await self.refresh(told.server_id)
         if not server["config_drive"]:
             return rpc.Documents()
-        return rpc.Documents(documents_for({**server, "network_cache": cache}))
+        sealed = server["admin_pass_sealed"]
+        whole = {**server, "network_cache": cache, "admin_pass": self._seal.open(sealed) if sealed else None}
+        return rpc.Documents(documents_for(whole))
 
     async def built(self, told: rpc.Built) -> rpc.Nothing:
         """A build ended; the saga takes it from here."""

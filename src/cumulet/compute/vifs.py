@@ -38,7 +38,8 @@ async def read_vifs(client: NetworkClient, server_id: str, slots: list[NetworkSl
                 "security_groups": port.security_groups,
                 "subnets": [
                     {
-                        "id": subnet.id, "cidr": subnet.cidr, "gateway": subnet.gateway_ip, "version": subnet.ip_version,
+                        "id": subnet.id, "cidr": subnet.cidr, "gateway": subnet.gateway_ip,
+                        "version": subnet.ip_version,
                         "dns": subnet.dns_nameservers, "dhcp": subnet.enable_dhcp, "routes": subnet.host_routes,
                     }
                     for subnet in subnets.values()

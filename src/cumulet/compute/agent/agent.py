@@ -14,7 +14,7 @@ from cumulet.compute import rpc
 from cumulet.compute.agent.build import BuildRun, Tools, nic_of, report
 from cumulet.compute.drivers.model import GuestDisk, GuestMissing, HypervisorError
 from cumulet.kernel import trace
-from cumulet.kernel.bus import Subscription
+from cumulet.kernel.bus import Method, Subscription
 from cumulet.kernel.errors import Conflict, Internal, NotFound
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class ComputeAgent:
         await tools.files.run(tools.cache.open, timeout=60.0)
         tools.drives.mkdir(parents=True, exist_ok=True)
         await tools.hypervisor.open()
-        handlers = {
+        handlers: dict[Method[Any, Any], Any] = {
             rpc.BUILD: self.build,
             rpc.ENSURE_ABSENT: self.ensure_absent,
             rpc.POWER: self.power,

@@ -177,10 +177,10 @@ class BuildRun:
                 await self.tools.volume.create_attachment(volume_id, self.data.server_id, attachment_id=attachment)
                 connection = await self.tools.volume.update_attachment(attachment, self.tools.wiring.connector())
                 self.devices[device.id] = {"volume_id": volume_id, "attachment_id": attachment}
-                name = device.device_name if device.device_name and device.boot_index != 0 else None
+                wished = device.device_name if device.device_name and device.boot_index != 0 else None
                 self.disks.append(
                     GuestDisk(
-                        serial=volume_id, path=connection.path, format=connection.format, device=name,
+                        serial=volume_id, path=connection.path, format=connection.format, device=wished,
                         read_only=connection.read_only,
                     )
                 )  # fmt: skip

@@ -8,18 +8,19 @@ the next one is tried.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from sqlalchemy import select
 
-from cumulet.compute.models import BLOCK_DEVICES, SERVERS
+from cumulet.compute.models import BLOCK_DEVICES, SERVER_GROUPS, SERVERS
 from cumulet.compute.rpc import BUILD, ENSURE_ABSENT, Build, EnsureAbsent
 from cumulet.compute.sagas.params import CreateServer
-from cumulet.compute.sagas.world import World, set_fault
-from cumulet.compute.scheduler.rpc import RELEASE, SELECT_AND_CLAIM, ReleaseHost, SelectHost
+from cumulet.compute.sagas.world import World, gone_is_fine, set_fault
+from cumulet.compute.scheduler.rpc import RELEASE, SELECT_AND_CLAIM, GroupWish, ReleaseHost, SelectHost
 from cumulet.compute.states import SERVER
 from cumulet.kernel import clock, ids, trace
-from cumulet.kernel.db import Transaction
+from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.saga import Cancelled, Failed, RetryFrom, Run, Saga, Step, Wait
 
 
@@ -28,26 +29,27 @@ async def claim_host(run: Run) -> dict[str, Any]:
     world: World = run.world
     params: CreateServer = run.params
     server = await world.server(params.server_id)
-    request = select_request(server, params, run.attempt, run.notes.get("tried", []))
+    request = await _request(world, server, params, run.attempt, run.notes.get("tried", []))
     with trace.step("rpc.schedule", attempt=run.attempt):
         selection = await world.bus.call(SELECT_AND_CLAIM, request, timeout=30.0)
 
-    async def record(tx: Transaction) -> None:
-        chosen = {"host": selection.host, "node": selection.node, "attempt": run.attempt, "built": None}
-        if selection.host is None:
-            chosen = {"host": None, "node": None}
-        await tx.run(
-            SERVERS.update()
-            .where(SERVERS.c.id == params.server_id)
-            .values(**chosen, why=selection.why, updated_at=clock.now())
-        )
+    async def record(tx: Transaction) -> bool:
+        """Anti-affinity is decided here, where two servers of a group can't both win."""
+        fits = selection.host is None or await _group_allows(tx, server, selection.host)
+        chosen: dict[str, Any] = {"host": None, "node": None}
+        if selection.host is not None and fits:
+            chosen = {"host": selection.host, "node": selection.node, "attempt": run.attempt, "built": None}
+        row = SERVERS.update().where(SERVERS.c.id == params.server_id)
+        await tx.run(row.values(**chosen, why=selection.why, updated_at=clock.now()))
+        return fits
 
+    fits = await world.db.run(record, durable=False)
     if selection.host is None:
-        await world.db.run(record, durable=False)
-        reason = run.notes.get("reason")
+        reason = run.notes.get("last_reason")
         tried = f" After {run.attempt - 1} failed build(s), the last because: {reason}" if reason else ""
         raise Failed(f"No valid host was found. {selection.reason}{tried}".strip(), step="scheduler.select")
-    run.commit(record)
+    if not fits:
+        raise RetryFrom("host", "Anti-affinity server group policy was violated.", tried=[selection.host])
     return {"host": selection.host, "node": selection.node}
 
 
@@ -79,7 +81,7 @@ async def build(run: Run) -> dict[str, Any]:
         return {"root_device": told["root_device"]}
     reason = f"{told['step']} failed on {told['host']}: {told['error']}" if told["step"] else told["error"]
     if told["retryable"] and run.attempt < world.max_attempts:
-        raise RetryFrom("host", reason, tried=[told["host"]], reason=reason)
+        raise RetryFrom("host", reason, tried=[told["host"]], last_reason=reason)
     raise Failed(reason, step=told["step"], host=told["host"])
 
 
@@ -146,8 +148,6 @@ async def drop_devices(world: World, server_id: str, *, finally_: bool = False) 
 
     ``finally_`` also deletes volumes marked ``delete_on_termination`` (a server's delete).
     """
-    from cumulet.compute.sagas.world import gone_is_fine
-
     for device in await world.devices(server_id):
         if device["destination_type"] != "volume":
             continue
@@ -172,29 +172,57 @@ def attachment_of(server_id: str, device_id: str, attempt: int) -> str:
     return ids.derive_uuid(server_id, device_id, str(attempt))
 
 
-def select_request(server: Any, params: CreateServer, attempt: int, tried: list[str]) -> SelectHost:
-    """What the scheduler is asked: the flavor's resources and the user's wishes."""
+async def _request(world: World, server: Row, params: CreateServer, attempt: int, tried: list[str]) -> SelectHost:
+    """What the scheduler is asked: the flavor's resources, the user's wishes, and where the named servers are."""
     flavor = server["flavor"]
-    local = params_boots_locally(server)
-    disk = (flavor["disk"] if local else 0) + flavor.get("ephemeral", 0)
+    hints = params.scheduler_hints
+    named = {one for key in ("same_host", "different_host") for one in _listed(hints.get(key))}
+    where = select(SERVERS.c.id, SERVERS.c.host).where(SERVERS.c.id.in_(sorted(named)), SERVERS.c.host.is_not(None))
+    hosts_of = {row["id"]: row["host"] for row in await world.db.all(where, point=True)} if named else {}
     return SelectHost(
-        server_id=server["id"],
-        attempt=attempt,
-        project_id=server["project_id"],
-        user_id=server["user_id"],
-        vcpus=flavor["vcpus"],
-        memory_mib=flavor["ram"],
-        disk_gib=disk,
-        exclude=list(tried),
-        force_host=params.forced_host,
-        availability_zone=params.availability_zone,
-        hints=params.scheduler_hints,
+        server_id=server["id"], attempt=attempt, project_id=server["project_id"], user_id=server["user_id"],
+        vcpus=flavor["vcpus"], memory_mib=flavor["ram"],
+        disk_gib=(flavor["disk"] if server["image_id"] else 0) + flavor.get("ephemeral", 0),
+        exclude=list(tried), force_host=params.forced_host or params.requested_destination,
+        force_node=params.forced_node, availability_zone=params.availability_zone, hints=hints, hosts_of=hosts_of,
+        group=await _group_wish(world, server), extra_specs=flavor.get("extra_specs") or {},
+        image_properties=server["image_properties"] or {},
+    )  # fmt: skip
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+async def _group_wish(world: World, server: Row) -> GroupWish | None:
+    """The server's group, with how many of its other members are where."""
+    if server["server_group_id"] is None:
+        return None
+    group = await world.db.first(select(SERVER_GROUPS).where(SERVER_GROUPS.c.id == server["server_group_id"]))
+    if group is None:
+        return None
+    members = await world.db.all(_members_of(server), point=False)
+    hosts = Counter(row["host"] for row in members if row["host"])
+    return GroupWish(group["policy"], dict(hosts), int((group["rules"] or {}).get("max_server_per_host", 1)))
+
+
+async def _group_allows(tx: Transaction, server: Row, host: str) -> bool:
+    """Whether anti-affinity lets one more member of the server's group onto this host."""
+    if server["server_group_id"] is None:
+        return True
+    group = await tx.first(select(SERVER_GROUPS).where(SERVER_GROUPS.c.id == server["server_group_id"]))
+    if group is None or group["policy"] != "anti-affinity":
+        return True
+    there = [row for row in await tx.all(_members_of(server)) if row["host"] == host]
+    return len(there) < int((group["rules"] or {}).get("max_server_per_host", 1))
+
+
+def _members_of(server: Row) -> Any:
+    """The other living members of a server's group."""
+    same = SERVERS.c.server_group_id == server["server_group_id"]
+    return select(SERVERS.c.id, SERVERS.c.host).where(
+        same, SERVERS.c.id != server["id"], SERVERS.c.deleted_at.is_(None)
     )
-
-
-def params_boots_locally(server: Any) -> bool:
-    """Whether the root disk is local to the host (not a volume)."""
-    return bool(server["image_id"])
 
 
 CREATE_SERVER = Saga(

@@ -14,7 +14,7 @@ from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SERVERS
 from cumulet.kernel import clock
 from cumulet.kernel.bus import Bus
 from cumulet.kernel.db import Database, Row, Transaction
-from cumulet.kernel.errors import Conflict, NotFound, Unavailable
+from cumulet.kernel.errors import NotFound, Unavailable
 from cumulet.kernel.outbox import Outbox
 from cumulet.kernel.quota import Quota
 from cumulet.kernel.saga import Failed
@@ -88,8 +88,3 @@ async def set_fault(tx: Transaction, server_id: str, message: str, *, code: int 
     """Record why the server's last operation failed, for its user."""
     fault = {"code": code, "message": message[:255], "details": details, "created": clock.now()}
     await tx.run(SERVERS.update().where(SERVERS.c.id == server_id).values(fault=fault))
-
-
-def conflict_as_wait(error: Conflict) -> float:
-    """How long to wait before a conflicting change is tried again, in seconds."""
-    return 0.5

@@ -121,7 +121,8 @@ class SagaEngine:
 
     async def settle(self) -> None:
         """Run everything that is due until nothing is (for tests and simulations)."""
-        while due := await self.journal.due():
+        while due := {*self._poked, *await self.journal.due()}:
+            self._poked.clear()
             for saga_id in due:
                 await self._run(saga_id)
 
