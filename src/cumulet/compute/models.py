@@ -46,6 +46,7 @@ SERVERS = Table(
     Column("metadata", Json, nullable=False, server_default="{}"),
     Column("tags", Json, nullable=False, server_default="[]"),
     Column("locked", Boolean, nullable=False, server_default=false()),
+    Column("locked_by", String(8)),
     Column("locked_reason", String(255)),
     Column("disk_config", String(8), nullable=False, server_default="MANUAL"),
     Column("reservation_id", String(32)),

@@ -61,7 +61,7 @@ _RULES: Final[dict[str, dict[str, str]]] = {
     "os_compute_api:ips:": {"index": READER, "show": READER},
     "os_compute_api:os-attach-interfaces:": {"list": READER, "show": READER, "create": MEMBER, "delete": MEMBER},
     "os_compute_api:os-volumes-attachments:": {
-        "index": READER, "show": READER, "create": MEMBER, "update": MEMBER, "delete": MEMBER,
+        "index": READER, "show": READER, "create": MEMBER, "update": MEMBER, "delete": MEMBER, "swap": SERVICE,
     },
     "os_compute_api:os-instance-actions:": {"list": READER, "show": READER, "events": ADMIN, "events:details": ADMIN},
     "os_compute_api:os-server-external-events:": {"create": SERVICE},

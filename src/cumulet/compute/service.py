@@ -53,8 +53,8 @@ async def _control(
     from cumulet.compute.logic import Compute
     from cumulet.compute.loops import loops
     from cumulet.compute.models import METADATA, OUTBOX, QUOTA_LIMITS, QUOTA_USAGE, SAGAS
-    from cumulet.compute.sagas import SAGAS as ALL
-    from cumulet.compute.sagas import World
+    from cumulet.compute.sagas.table import SAGAS as ALL
+    from cumulet.compute.sagas.world import World
     from cumulet.kernel.outbox import Outbox
     from cumulet.kernel.quota import Quota
     from cumulet.kernel.saga import SagaEngine

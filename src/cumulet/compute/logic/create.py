@@ -341,6 +341,7 @@ def _server(
         "metadata": body.get("metadata") or {},
         "tags": sorted(set(body.get("tags") or [])),
         "locked": False,
+        "locked_by": None,
         "disk_config": body.get("disk_config", "MANUAL"),
         "reservation_id": plan.reservation,
         "launch_index": index,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flavors: the sizes a server may have, who may use them, and the traditional first ones."""
+"""Flavors: the sizes a server may have, and who may use them."""
 
 from __future__ import annotations
 
@@ -16,34 +16,12 @@ from cumulet.kernel.context import Context
 from cumulet.kernel.db import Duplicate, Row, Transaction
 from cumulet.kernel.errors import Conflict, NotFound
 
-BOOTSTRAP: Final = (
-    # id    name         vcpus  ram    disk
-    ("42", "m1.nano", 1, 128, 1),
-    ("84", "m1.micro", 1, 192, 1),
-    ("1", "m1.tiny", 1, 512, 1),
-    ("2", "m1.small", 1, 2048, 20),
-    ("3", "m1.medium", 2, 4096, 40),
-    ("4", "m1.large", 4, 8192, 80),
-    ("5", "m1.xlarge", 8, 16384, 160),
-)
 SORT: Final = {
     "created_at": "created_at", "description": "description", "disabled": "disabled", "ephemeral_gb": "ephemeral",
     "flavorid": "id", "id": "id", "is_public": "is_public", "memory_mb": "ram", "name": "name", "root_gb": "disk",
     "rxtx_factor": "rxtx_factor", "swap": "swap", "updated_at": "updated_at", "vcpu_weight": "id", "vcpus": "vcpus",
 }  # fmt: skip
 """Published sort key → column."""
-
-
-async def bootstrap(compute: Compute) -> None:
-    """Ensure the traditional flavors; one that an operator deleted later is not made again by name or id clash."""
-
-    async def body(tx: Transaction) -> None:
-        if await tx.first(select(FLAVORS.c.id).limit(1)) is not None:
-            return
-        for flavor_id, name, vcpus, ram, disk in BOOTSTRAP:
-            await tx.insert(FLAVORS, _row({"id": flavor_id, "name": name, "vcpus": vcpus, "ram": ram, "disk": disk}))
-
-    await compute.db.run(body)
 
 
 def _row(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -120,8 +120,7 @@ async def delete_service(compute: Compute, where: Any, given: str) -> None:
             counted = await tx.first(on_it)
             if counted is not None and counted["n"]:
                 raise Conflict(
-                    "Unable to delete compute service that is hosting instances. "
-                    "Migrate or delete the instances first."
+                    "Unable to delete compute service that is hosting instances. Migrate or delete the instances first."
                 )
             for aggregate in await tx.all(select(AGGREGATES)):
                 if row["host"] in aggregate["hosts"]:

@@ -103,14 +103,22 @@ async def power(compute: Compute, context: Context, server_id: str, action: str)
 
 
 async def lock(compute: Compute, context: Context, row: Mapping[str, Any], reason: str | None) -> None:
-    if row["locked"] and row["project_id"] == context.project_id:
+    """Only an admin changes what an admin locked: see `unlock`."""
+    owner = row["project_id"] == context.project_id
+    if row["locked"] and owner:
         return
-    changes = {"locked": True, "locked_reason": reason}
+    changes = {"locked": True, "locked_by": "owner" if owner else "admin", "locked_reason": reason}
     await servers.change(compute, context, row["id"], "lock", lambda _: changes, log="lock", even_locked=True)
 
 
+def locked_by_other(row: Mapping[str, Any], context: Context) -> bool:
+    """Whether somebody else than the caller's kind (owner or admin) locked the server."""
+    kind = "owner" if row["project_id"] == context.project_id else "admin"
+    return row["locked_by"] not in (None, kind)
+
+
 async def unlock(compute: Compute, context: Context, row: Mapping[str, Any]) -> None:
-    changes = {"locked": False, "locked_reason": None}
+    changes = {"locked": False, "locked_by": None, "locked_reason": None}
     await servers.change(compute, context, row["id"], "unlock", lambda _: changes, log="unlock", even_locked=True)
 
 
@@ -345,4 +353,3 @@ async def detach_interface(compute: Compute, context: Context, row: Mapping[str,
         return DetachInterface(row["id"], port_id)
 
     await _start(compute, context, row["id"], "detach_interface", "detach_interface", prepare)
-

@@ -27,7 +27,7 @@ from cumulet.kernel.errors import Conflict, Fault, Invalid, MethodNotAllowed, No
 
 _log = logging.getLogger(__name__)
 ADDRESS, NETWORK, SIGNATURE = "x-forwarded-for", "x-neutron-network-id", "x-cumulet-signature"
-SECRET: Final = "metadata"
+SECRET: Final = "metadata"  # noqa: S105 - its name
 """The name of the secret that the networks' proxies sign with."""
 MAX_PASSWORD: Final = 1020
 """Most bytes of the (encrypted) password that a guest may leave."""

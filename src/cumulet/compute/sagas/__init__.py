@@ -1,21 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything compute does that is longer than one transaction: create, delete, power, attach, detach."""
+"""Everything compute does that is longer than one transaction: create, delete, power, attach, detach.
 
-from cumulet.compute.sagas.create import CREATE_SERVER
-from cumulet.compute.sagas.delete import DELETE_SERVER
-from cumulet.compute.sagas.interfaces import ATTACH_INTERFACE, DETACH_INTERFACE
-from cumulet.compute.sagas.power import POWER_SERVER
-from cumulet.compute.sagas.volumes import ATTACH_VOLUME, DETACH_VOLUME
-from cumulet.compute.sagas.world import World
-
-SAGAS = (
-    CREATE_SERVER,
-    DELETE_SERVER,
-    POWER_SERVER,
-    ATTACH_VOLUME,
-    DETACH_VOLUME,
-    ATTACH_INTERFACE,
-    DETACH_INTERFACE,
-)
-
-__all__ = ["SAGAS", "World"]
+Nothing is imported here: agents read `params` only, and a host has no database.
+"""
