@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from cumulet.compute.drivers.model import GuestDisk, GuestMissing, GuestNic, GuestPlan, Hypervisor, RootDisk
+from cumulet.compute.drivers.model import GuestDisk, GuestEvent, GuestMissing, GuestNic, GuestPlan, Hypervisor, RootDisk
 from cumulet.compute.drivers.simulated import SimulatedHypervisor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,7 +200,7 @@ class LibvirtRig:
         await until(is_up, BOOT_SECONDS, "the guest is up")
 
     async def type(self, server_id: str, *lines: str) -> str:
-        """Log in on the serial console, type lines, and return all that the guest said."""
+        """Log in on the serial console, type lines, log out, and return all that the guest said."""
         from cumulet.compute.drivers.libvirt import LibvirtHypervisor
 
         assert isinstance(self.driver, LibvirtHypervisor)
@@ -212,6 +212,7 @@ class LibvirtRig:
                 ("cirros", "assword: "),
                 ("gocubsgo", "$ "),
                 *((line, "$ ") for line in lines),
+                ("exit", "login: "),
             ]
             for line, answer in conversation:
                 writer.write(line.encode() + b"\r")
@@ -258,6 +259,28 @@ class LibvirtRig:
             subprocess.run(["ip", "link", "delete", tap], check=True)
         stop_libvirtd(StopLibvirtd(self.libvirtd.directory))
         shutil.rmtree(self.directory)
+
+
+class Listener:
+    """Collects events from now on."""
+
+    def __init__(self, driver: Hypervisor) -> None:
+        self.heard: list[GuestEvent] = []
+        self._task = asyncio.create_task(self._listen(driver))
+
+    async def _listen(self, driver: Hypervisor) -> None:
+        async for event in driver.events():
+            self.heard.append(event)
+
+    async def wait(self, wanted: GuestEvent, seconds: float) -> None:
+        async def is_heard() -> bool:
+            return wanted in self.heard
+
+        await until(is_heard, seconds, f"{wanted} among {self.heard}")
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
 
 async def is_missing(call: Awaitable[object]) -> bool:

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from cumulet.compute.drivers.model import GuestEvent, GuestState, Hypervisor, HypervisorError, PowerState
-from tests.conformance.hypervisor_rigs import LibvirtRig, Rig, SimulatedRig, is_missing, until
+from tests.conformance.hypervisor_rigs import LibvirtRig, Listener, Rig, SimulatedRig, is_missing, until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes taps and starts libvirtd")
 REAL = pytest.param(LibvirtRig, id="libvirt", marks=[pytest.mark.machine, needs_root])
@@ -38,28 +38,6 @@ async def state(driver: Hypervisor, server_id: str) -> GuestState | None:
 async def power(driver: Hypervisor, server_id: str) -> PowerState | None:
     found = await state(driver, server_id)
     return found.power_state if found is not None else None
-
-
-class Listener:
-    """Collects events from now on."""
-
-    def __init__(self, driver: Hypervisor) -> None:
-        self.heard: list[GuestEvent] = []
-        self._task = asyncio.create_task(self._listen(driver))
-
-    async def _listen(self, driver: Hypervisor) -> None:
-        async for event in driver.events():
-            self.heard.append(event)
-
-    async def wait(self, wanted: GuestEvent, seconds: float) -> None:
-        async def is_heard() -> bool:
-            return wanted in self.heard
-
-        await until(is_heard, seconds, f"{wanted} among {self.heard}")
-
-    async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
 
 
 @pytest.fixture

@@ -171,17 +171,23 @@ def plug(domain: libvirt.virDomain, kind: str, key: str, make: Callable[[str | N
 
     ``make(wish, used)`` builds the element, under the target name ``wish`` where one half of the work was done before.
     """
-    documents = _documents(domain)
-    halves = [device for _, text in documents if (device := _have(kind, key, text)) is not None]
-    used = {name for _, text in documents for name in doc.read_targets(text)}
-    wish = halves[0].target if halves else None
-    element = make(wish, used - {wish} if wish else used)
-    for flag, text in documents:
-        if _have(kind, key, text) is None:
-            domain.attachDeviceFlags(doc.to_text(element), flag)
-    target = element.find("target")
-    assert target is not None
-    return str(target.get("dev"))
+    while True:
+        documents = _documents(domain)
+        halves = [device for _, text in documents if (device := _have(kind, key, text)) is not None]
+        used = {name for _, text in documents for name in doc.read_targets(text)}
+        wish = halves[0].target if halves else None
+        element = make(wish, used - {wish} if wish else used)
+        try:
+            for flag, text in documents:
+                if _have(kind, key, text) is None:
+                    domain.attachDeviceFlags(doc.to_text(element), flag)
+        except libvirt.libvirtError:
+            if _documents(domain) == documents:
+                raise
+            continue  # a request whose caller died has been carried out meanwhile: look again
+        target = element.find("target")
+        assert target is not None
+        return str(target.get("dev"))
 
 
 def ask_unplug(domain: libvirt.virDomain, kind: str, key: str) -> bool:
@@ -204,5 +210,10 @@ def is_unplugged(domain: libvirt.virDomain, kind: str, key: str) -> bool:
 def forget_device(domain: libvirt.virDomain, kind: str, key: str) -> None:
     """Take a device out of the definition."""
     text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-    if _have(kind, key, text) is not None:
+    if _have(kind, key, text) is None:
+        return
+    try:
         domain.detachDeviceFlags(doc.read_device(text, kind, key), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    except libvirt.libvirtError:
+        if _have(kind, key, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) is not None:
+            raise
