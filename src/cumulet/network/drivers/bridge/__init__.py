@@ -2,9 +2,10 @@
 """Real packets on one Linux host: kernel bridges, vxlan, namespaces, nftables, dnsmasq.
 
 ``driver`` is the unprivileged half, ``operations`` what the privileged parent
-does for it (``OPERATIONS`` is the allow-list), ``naming`` the names and checks
-of values, ``links`` links, addresses and routes, ``filters`` the packet
-filters, ``dhcp`` dnsmasq, ``router`` routers, ``metadata`` 169.254.169.254.
+does for it (``OPERATIONS`` is the allow-list): ``networks``, ``ports`` and
+``router`` carry out plans, ``filters`` holds the packet filters, ``dhcp``
+dnsmasq, ``links`` links, addresses and routes, ``naming`` the names and checks
+of values; ``metadata`` serves 169.254.169.254, unprivileged again.
 Invariant: addresses of guests, tenants and the public network live only on
 bridges and in namespaces made here, and no packet of theirs is ever routed by
 the host.

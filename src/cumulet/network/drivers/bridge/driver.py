@@ -13,7 +13,8 @@ import msgspec
 
 from cumulet.kernel.host.model import Host, HostError
 from cumulet.network.drivers.bridge import operations
-from cumulet.network.drivers.bridge.operations import ForNetwork, ForPort, ForRouter, Named, Site
+from cumulet.network.drivers.bridge.operations import ForNetwork, ForPort, ForRouter, Named
+from cumulet.network.drivers.bridge.site import Site
 from cumulet.network.drivers.model import MetadataPlan, NetworkError, NetworkPlan, Observed, PortPlan, RouterPlan
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class BridgeNetwork:
         domain: str = "openstacklocal",
         reachable: list[int] | None = None,
     ) -> None:
-        """``cloud`` is any id of the cloud (several may share a machine); ``underlay`` this host's tunnel
+        """``cloud`` is any id of this cloud's part of this machine: clouds that share a machine, and hosts of one
+        cloud that do so in a test, must differ in it; ``underlay`` this host's tunnel
         address; ``guest_user`` owns the taps; ``reachable`` are TCP ports of this host that guests and
         routers may open on the public network's gateway address (none by default)."""
         self._host = host

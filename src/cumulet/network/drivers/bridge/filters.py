@@ -172,6 +172,7 @@ def base(names: Names, reachable: Collection[int]) -> str:
             [
                 "iifname != @public drop",
                 "ct state established,related accept",
+                "fib daddr . iif type != { local, multicast } drop",  # the host's other addresses are not here
                 f"meta mark & {_FROM:#x} vmap @from_port",
                 "icmp type echo-request accept",
                 "icmpv6 type { 1, 2, 3, 4, 128, 135, 136 } accept",

@@ -60,7 +60,7 @@ class _Bounded(web.Server):
         guest = _peer(transport)
         self._guests[guest] += 1
         if self._guests[guest] > _PER_GUEST or self._guests.total() > _CONNECTIONS:
-            transport.abort()
+            asyncio.get_running_loop().call_soon(transport.abort)  # not before the handler has begun
         else:
             asyncio.get_running_loop().call_later(_LONGEST, transport.abort)
 

@@ -24,11 +24,12 @@ _TABLE = "ip cumulet"
 def ensure_router(names: Names, plan: RouterPlan) -> None:
     """Make the router whole. The networks of its interfaces must be on this host."""
     namespace = names.router_namespace(naming.identifier(plan.id))
+    ports = [*plan.interfaces, *([plan.gateway] if plan.gateway else [])]
+    _checked(plan, ports)
     links.ensure_namespace(namespace)
     with links.inside(namespace):
         links.sysctl("net/ipv4/ip_forward", "1")
         links.sysctl("net/ipv6/conf/all/forwarding", "1")
-    ports = [*plan.interfaces, *([plan.gateway] if plan.gateway else [])]
     with links.netlink() as ip:
         wanted = {names.alias("router", plan.id, naming.identifier(port.port_id)): port for port in ports}
         for alias, link in links.aliases(ip, names.alias("router", plan.id, "")).items():
@@ -49,6 +50,16 @@ def ensure_router(names: Names, plan: RouterPlan) -> None:
             links.settle_link(ip, link, mtu=mtus[port.port_id], up=plan.admin_up, alias=alias, master=bridge["index"])
     with links.inside(namespace):
         _inside(plan, ports, mtus)
+
+
+def _checked(plan: RouterPlan, ports: list[RouterInterface]) -> None:
+    """Read every value of the plan once, so that a wrong one is refused before anything is changed."""
+    list(_routes(plan))
+    translation(plan)
+    for port in ports:
+        naming.mac_address(port.mac)
+        naming.identifier(port.network_id)
+        list(map(naming.interface, port.addresses))
 
 
 def _inside(plan: RouterPlan, ports: list[RouterInterface], mtus: dict[str, int]) -> None:
