@@ -15,7 +15,8 @@ class NetworkConfig(msgspec.Struct, forbid_unknown_fields=True):
     """Resolvers told to guests of the first networks."""
     public_cidr: str = "172.24.4.0/24"
     """The external network that a first start makes."""
-    public_pool: list[str] = ["172.24.4.10", "172.24.4.250"]
+    public_pool: tuple[str, str] | None = ("172.24.4.10", "172.24.4.250")
+    """First and last address of it that is given out; null: all."""
     private_cidr: str = "10.20.0.0/24"
     """The demo project's network that a first start makes."""
     heartbeat: float = 20.0

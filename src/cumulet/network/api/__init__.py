@@ -27,7 +27,7 @@ from cumulet.network.schemas.values import host_route, items, uuid
 async def _ensure_default_group(request: Request) -> None:
     """A project that looks at its groups has its default one."""
     if request.context.project_id:
-        await ensure_default_of(request.service, request.context.project_id)
+        await ensure_default_of(request.service, request.context, request.context.project_id)
 
 
 RESOURCES = (

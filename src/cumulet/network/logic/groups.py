@@ -11,6 +11,7 @@ import ipaddress
 from sqlalchemy import select
 
 from cumulet.kernel import clock
+from cumulet.kernel.context import Context
 from cumulet.kernel.db import Duplicate, Row
 from cumulet.kernel.errors import Conflict, Invalid
 from cumulet.network import models as m
@@ -94,19 +95,15 @@ async def _add_rules(work: Work, group_id: str, project_id: str, rules: list[tup
     await work.net.quota.give(work.tx, project_id, {"security_group_rule": -len(rules)})
 
 
-async def ensure_default_of(net: Network, caller_project: str) -> None:
+async def ensure_default_of(net: Network, caller: Context, project_id: str) -> None:
     """Make the default group of a project unless it is there (a transaction only the first time)."""
     g = m.GROUPS.c
-    if await net.database.first(select(g.id).where(g.default_of == caller_project)):
+    if await net.database.first(select(g.id).where(g.default_of == project_id)):
         return
 
     async def body(work: Work) -> str:
-        return await ensure_default(work, caller_project)
+        return await ensure_default(work, project_id)
 
-    from cumulet.kernel import context
-
-    caller = context.current()
-    assert caller is not None
     try:
         await net.change(caller, body)
     except Duplicate:

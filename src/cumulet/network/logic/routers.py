@@ -151,7 +151,7 @@ async def _set_gateway(work: Work, router_id: str, wanted: Values) -> None:
         if one.get("ip_address") and one["ip_address"] in [subnet["gateway_ip"] for subnet in subnets]:
             raise bad("router", f"External IP {one['ip_address']} is the same as the gateway IP")
     await _refuse_overlap(work, router_id, subnets)
-    row = await _new_port(work, router_id, network["id"], GATEWAY, "")
+    row = await new_port(work, router_id, network["id"], GATEWAY, "")
     addresses = [Wanted(one.get("subnet_id"), one.get("ip_address")) for one in fixed] if fixed else None
     await assign(work, row["id"], network["id"], row["mac_address"], addresses, router=True)
     a = m.ADDRESSES.c
@@ -168,7 +168,7 @@ async def _set_gateway(work: Work, router_id: str, wanted: Values) -> None:
     await work.touch_router(router_id)
 
 
-async def _new_port(work: Work, router_id: str, network_id: str, owner: str, project_id: str) -> Values:
+async def new_port(work: Work, router_id: str, network_id: str, owner: str, project_id: str) -> Values:
     """A port of the router on the host that carries it; its addresses are given by the caller."""
     d = m.DUTIES.c
     placed = await work.tx.all(select(d.host).where(d.kind == "router", d.object_id == router_id))
@@ -265,7 +265,7 @@ async def _add_by_subnet(work: Work, router: Document, subnet_id: str) -> tuple[
             await work.tx.run(m.ADDRESSES.delete().where(m.ADDRESSES.c.port_id == port_id))
             await assign(work, port_id, network_id, "", [*held, wanted], router=True)
             return port_id, network_id, [subnet_id]
-    row = await _new_port(work, router["id"], network_id, INTERFACE, router["project_id"])
+    row = await new_port(work, router["id"], network_id, INTERFACE, router["project_id"])
     await assign(work, row["id"], network_id, row["mac_address"], [wanted], router=True)
     return str(row["id"]), network_id, [subnet_id]
 

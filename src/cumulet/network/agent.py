@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One host's reconciler: asks what must be here, makes the difference true, reports what carries traffic.
+
+It has no database and takes no input: a poke or the timer lets it look. What it
+applied it remembers only to skip what did not change; after a restart it
+applies everything again, which disturbs no packet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from cumulet.kernel import clock
+from cumulet.kernel.bus import Bus, Subscription
+from cumulet.kernel.errors import Fault
+from cumulet.kernel.loops import Loop
+from cumulet.network.drivers.model import MetadataPlan, NetworkDriver, NetworkError
+from cumulet.network.rpc import (
+    DESIRED,
+    POKE,
+    REPORT,
+    Alive,
+    Desired,
+    Done,
+    FloatingDone,
+    NetworkPlan,
+    PortPlan,
+    Report,
+    RouterPlan,
+)
+
+Plan = TypeVar("Plan", NetworkPlan, PortPlan, RouterPlan)
+_log = logging.getLogger(__name__)
+_AT_ONCE = 8
+"""Plans that are applied at the same time."""
+_RETRY = 1.0
+"""Seconds until the next try after something failed; doubled up to the timer's period."""
+
+
+@dataclass
+class Applied:
+    """Plans that are in force on this host, by id."""
+
+    networks: dict[str, NetworkPlan] = field(default_factory=dict)
+    ports: dict[str, PortPlan] = field(default_factory=dict)
+    routers: dict[str, RouterPlan] = field(default_factory=dict)
+
+
+class NetworkAgent:
+    """Keeps the network of one host as the network API wants it."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        driver: NetworkDriver,
+        host: str,
+        *,
+        every: float = 20.0,
+        tunnel_address: str = "",
+        metadata: MetadataPlan | None = None,
+        kind: str = "",
+    ) -> None:
+        self._bus, self._driver, self._host = bus, driver, host
+        self._tunnel, self._metadata, self._kind = tunnel_address, metadata, kind
+        self._started_at = clock.now()
+        self._applied = Applied()
+        self._up: set[str] = set()
+        self._floating: set[FloatingDone] = set()
+        self._version = ""
+        self._look_at = 0.0
+        self._every = every
+        self._delay = _RETRY
+        self._opened = False
+        self._subscription: Subscription | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self.loop = Loop(f"network agent {host}", every, self.run)
+
+    async def start(self) -> None:
+        self._subscription = await self._bus.subscribe(
+            {POKE: self._poked}, component="network-agent", host=self._host, own_host=True
+        )
+        await self.loop.start()
+
+    async def stop(self) -> None:
+        """Let go; packets go on flowing."""
+        if self._again is not None:
+            self._again.cancel()
+        if self._subscription is not None:
+            await self._subscription.stop()
+        await self.loop.stop()
+        if self._opened:
+            await self._driver.close()
+
+    async def _poked(self, _: Done) -> Done:
+        self.loop.poke()
+        return Done()
+
+    async def run(self) -> None:
+        """One look: ask, apply, report. What failed is tried again soon."""
+        try:
+            complete = await self._reconcile()
+        except (Fault, NetworkError) as fault:
+            _log.warning("the network agent of %s could not finish: %s", self._host, fault)
+            complete = False
+        if complete:
+            self._delay = _RETRY
+        else:
+            self._version = ""
+            self._again = asyncio.get_running_loop().call_later(self._delay, self.loop.poke)
+            self._delay = min(self._delay * 2, self._every)
+
+    async def _reconcile(self) -> bool:
+        if not self._opened:
+            await self._driver.open()
+            self._opened = True
+            if self._metadata is not None:
+                await self._driver.ensure_metadata(self._metadata)
+        full = clock.monotonic() >= self._look_at
+        desired = await self._bus.call(DESIRED, self._alive(), timeout=30.0)
+        if desired.unchanged and not full:
+            return True
+        if desired.unchanged:
+            desired = Desired(desired.version, networks=list(self._applied.networks.values()),
+                              ports=list(self._applied.ports.values()),
+                              routers=list(self._applied.routers.values()))  # fmt: skip
+        report = Report(self._host)
+        if full:
+            await self._look(desired)
+        complete = await self._apply(desired, report)
+        await self._tell(report, full=full)
+        if complete:
+            self._version = desired.version
+            if full:
+                self._look_at = clock.monotonic() + self._every * 0.8
+        return complete
+
+    def _alive(self) -> Alive:
+        facts: dict[str, Any] = {
+            "driver": self._kind, "networks": len(self._applied.networks), "ports": len(self._applied.ports),
+            "routers": len(self._applied.routers), "tunneling_ip": self._tunnel, "tunnel_types": ["vxlan"],
+        }  # fmt: skip
+        return Alive(self._host, self._started_at, self._tunnel, facts, self._version)
+
+    async def _look(self, desired: Desired) -> None:
+        """Compare with what is really on the host: forget plans that are gone, drop what nobody wants."""
+        found = await self._driver.observed()
+        for applied, there in (
+            (self._applied.networks, found.networks),
+            (self._applied.ports, found.ports),
+            (self._applied.routers, found.routers),
+        ):
+            for key in set(applied) - set(there):
+                del applied[key]
+        await self._drop(self._driver.drop_router, _strays(found.routers, self._applied.routers, desired.routers))
+        await self._drop(self._driver.drop_port, _strays(found.ports, self._applied.ports, desired.ports))
+        await self._drop(self._driver.drop_network, _strays(found.networks, self._applied.networks, desired.networks))
+
+    async def _drop(self, drop: Callable[[str], Awaitable[None]], keys: Iterable[str]) -> None:
+        for key in sorted(keys):
+            await drop(key)
+
+    async def _apply(self, desired: Desired, report: Report) -> bool:
+        """Make the difference true: networks before what stands on them, and the other way round for what goes."""
+        have, driver = self._applied, self._driver
+        complete = await self._remove(driver.drop_router, have.routers, desired.routers)
+        complete &= await self._remove(driver.drop_port, have.ports, desired.ports)
+        failed: dict[str, str] = {}
+        complete &= await self._ensure(driver.ensure_network, have.networks, desired.networks, failed)
+        ports = [one for one in desired.ports if one.network_id not in failed]
+        report.failed |= {one.id: failed[one.network_id] for one in desired.ports if one.network_id in failed}
+        complete &= await self._ensure(driver.ensure_port, have.ports, ports, report.failed)
+        complete &= await self._ensure(driver.ensure_router, have.routers, desired.routers, {})
+        complete &= await self._remove(driver.drop_network, have.networks, desired.networks)
+        return complete
+
+    async def _ensure(
+        self,
+        ensure: Callable[[Plan], Awaitable[None]],
+        applied: dict[str, Plan],
+        wanted: Sequence[Plan],
+        failed: dict[str, str],
+    ) -> bool:
+        """Apply the plans that are not in force yet; those that fail go to ``failed`` with the reason."""
+        places = asyncio.Semaphore(_AT_ONCE)
+        before = len(failed)
+        errors = 0
+
+        async def one(plan: Plan) -> None:
+            nonlocal errors
+            async with places:
+                try:
+                    await ensure(plan)
+                except (NetworkError, TimeoutError) as error:
+                    _log.warning("%s %s: %s", type(plan).__name__, plan.id, error)
+                    applied.pop(plan.id, None)
+                    failed[plan.id] = str(error) or type(error).__name__
+                    errors += 1
+                else:
+                    applied[plan.id] = plan
+
+        await asyncio.gather(*(one(plan) for plan in wanted if applied.get(plan.id) != plan))
+        return errors == 0 and len(failed) == before
+
+    async def _remove(
+        self, drop: Callable[[str], Awaitable[None]], applied: dict[str, Plan], wanted: Sequence[Plan]
+    ) -> bool:
+        kept = {plan.id for plan in wanted}
+        complete = True
+        for key in [key for key in applied if key not in kept]:
+            try:
+                await drop(key)
+            except (NetworkError, TimeoutError) as error:
+                _log.warning("%s can't be removed: %s", key, error)
+                complete = False
+            else:
+                del applied[key]
+        return complete
+
+    async def _tell(self, report: Report, *, full: bool) -> None:
+        """Report what came up since the last report (everything on a full look)."""
+        have = self._applied
+        up = set(have.ports)
+        up |= {plan.dhcp_port[0] for plan in have.networks.values() if plan.dhcp_port is not None}
+        floating = set()
+        for router in have.routers.values():
+            ends = [*router.interfaces, *([router.gateway] if router.gateway else [])]
+            up |= {one.port_id for one in ends}
+            floating |= {FloatingDone(router.id, one.floating, one.fixed) for one in router.floating}
+        report.up = sorted(up if full else up - self._up)
+        report.floating = sorted(floating if full else floating - self._floating, key=lambda one: one.floating)
+        if report.up or report.failed or report.floating:
+            await self._bus.call(REPORT, report, timeout=30.0)
+        self._up, self._floating = up, floating
+
+
+def _strays(found: Iterable[str], applied: Iterable[str], desired: Sequence[Plan]) -> set[str]:
+    """What is on the host though nobody wants it and this process did not put it there."""
+    return set(found) - set(applied) - {plan.id for plan in desired}

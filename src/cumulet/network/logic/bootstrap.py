@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a new cloud has of network: the external network, and a private one for the demo project with a router between.
+
+Every id is derived, so each start ensures the same things and one that was
+killed half-way is finished by the next; what exists is never changed back.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from sqlalchemy import select
+
+from cumulet.kernel import ids
+from cumulet.kernel.db import Duplicate
+from cumulet.network import models as m
+from cumulet.network.logic import Network, Values, Work, groups, networks, routers, subnets
+from cumulet.network.logic.addresses import Wanted, assign
+from cumulet.network.logic.agents import NOBODY
+
+
+async def bootstrap(net: Network, *, admin_project: str, demo_project: str | None) -> dict[str, str]:
+    """Ensure the first networks; returns their ids by name. One transaction, and only at the first start."""
+    made = {name: ids.derive_uuid("network", name) for name in ("public", "private", "router1")}
+    if await net.database.first(select(m.NETWORKS.c.id).where(m.NETWORKS.c.id == made["public"])):
+        return made
+
+    async def body(work: Work) -> None:
+        await _public(work, made["public"], admin_project)
+        if demo_project is not None:
+            await _private(work, made["private"], demo_project)
+            await _router(work, made, demo_project)
+            await _open_group(work, demo_project)
+
+    try:
+        await net.change(NOBODY, body)
+    except Duplicate:
+        pass  # another process was first
+    return made
+
+
+def _network(key: str, name: str, project: str, *, external: bool) -> Values:
+    return {
+        "id": key, "name": name, "project_id": project, "admin_state_up": True, "shared": False,
+        "router:external": external, "is_default": external, "port_security_enabled": True,
+        "availability_zone_hints": [],
+    }  # fmt: skip
+
+
+def _subnet(network_id: str, name: str, project: str, cidr: str) -> Values:
+    return {
+        "id": ids.derive_uuid("subnet", name), "name": name, "project_id": project, "network_id": network_id,
+        "ip_version": ipaddress.ip_network(cidr).version, "cidr": cidr, "enable_dhcp": True, "dns_nameservers": [],
+        "host_routes": [], "ipv6_ra_mode": None, "ipv6_address_mode": None,
+    }  # fmt: skip
+
+
+async def _public(work: Work, key: str, project: str) -> None:
+    config = work.net.config
+    flat = {"provider:network_type": networks.FLAT, "provider:physical_network": networks.PUBLIC}
+    await networks.create(work, {**_network(key, "public", project, external=True), **flat})
+    subnet = _subnet(key, "public-subnet", project, config.public_cidr)
+    subnet["enable_dhcp"] = False
+    if config.public_pool:
+        subnet["allocation_pools"] = [{"start": config.public_pool[0], "end": config.public_pool[1]}]
+    await subnets.create(work, subnet)
+
+
+async def _private(work: Work, key: str, project: str) -> None:
+    config = work.net.config
+    await networks.create(work, _network(key, "private", project, external=False))
+    subnet = _subnet(key, "private-subnet", project, config.private_cidr)
+    subnet["dns_nameservers"] = config.dns_servers
+    await subnets.create(work, subnet)
+
+
+async def _router(work: Work, made: dict[str, str], project: str) -> None:
+    key = made["router1"]
+    gateway = {"network_id": made["public"]}
+    values = {
+        "id": key, "name": "router1", "project_id": project, "admin_state_up": True,
+        "external_gateway_info": gateway, "availability_zone_hints": [],
+    }  # fmt: skip
+    await routers.create(work, values)
+    subnet_id = ids.derive_uuid("subnet", "private-subnet")
+    row = (await work.tx.all(select(m.SUBNETS).where(m.SUBNETS.c.id == subnet_id)))[0]
+    port = await routers.new_port(work, key, made["private"], routers.INTERFACE, project)
+    wanted = [Wanted(subnet_id, row["gateway_ip"])]
+    await assign(work, port["id"], made["private"], port["mac_address"], wanted, router=True)
+
+
+async def _open_group(work: Work, project: str) -> None:
+    """The demo project's default group lets ssh and ping in."""
+    group = await groups.ensure_default(work, project)
+    nothing = dict.fromkeys(("port_range_min", "port_range_max", "remote_ip_prefix", "remote_group_id"))
+    common = {"project_id": project, "security_group_id": group, "direction": "ingress", "ethertype": "IPv4", **nothing}
+    await groups.create_rule(work, {**common, "protocol": "tcp", "port_range_min": 22, "port_range_max": 22})
+    await groups.create_rule(work, {**common, "protocol": "icmp"})
