@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from cumulet.insight import policy
-from cumulet.insight.flow import STEPS, Row
+from cumulet.insight.flow import STEPS, Row, without_hosts_why
 from cumulet.insight.logic import Insight
 from cumulet.kernel import ids
 from cumulet.kernel.errors import Fault, Invalid, NotFound, Unauthorized, Unavailable
@@ -127,7 +127,7 @@ async def _still_valid(request: Request) -> bool:
 async def show_why(request: Request) -> dict[str, Any]:
     insight: Insight = request.service
     told = await insight.why(request.params["server_id"])
-    return told
+    return told if request.allows(policy.WHY_HOSTS) else without_hosts_why(told)
 
 
 ROUTES = [

@@ -8,7 +8,7 @@ is never guessed, it is shown as "not recorded" once the attempt is over.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -263,7 +263,7 @@ def without_hosts(flow: Flow) -> Flow:
         for key in _HOST_KEYS & row.detail.keys():
             value = row.detail[key]
             names |= {each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)}
-    hide = hider(names)
+    hide = hider(dict.fromkeys(names, "(host)"))
     for row in rows:
         row.host = None
         row.detail = {key: hide(value) for key, value in row.detail.items() if key not in _HOST_KEYS}
@@ -272,14 +272,41 @@ def without_hosts(flow: Flow) -> Flow:
     return flow
 
 
-def hider(names: Iterable[str]) -> Any:
-    """A function that replaces these names in a JSON value's texts by ``(host)``."""
+def without_hosts_why(told: dict[str, Any]) -> dict[str, Any]:
+    """The same explanation with hosts numbered instead of named."""
+    names: dict[str, str] = {}
+
+    def name(host: Any) -> None:
+        if isinstance(host, str):
+            names.setdefault(host, f"host-{len(names) + 1}")
+
+    why = told.get("why") or {}
+    for result in why.get("filters", []):
+        for one in result.get("rejected", []):
+            name(one.get("host"))
+        if result.get("name") in _HOST_FILTERS:
+            wanted = result.get("wanted")
+            for host in wanted if isinstance(wanted, list) else [wanted]:
+                name(host)
+    for one in [*why.get("best", []), *why.get("tried", [])]:
+        name(one.get("host"))
+        one.pop("node", None)
+    hidden: dict[str, Any] = hider(names)(told)
+    return hidden
+
+
+_HOST_FILTERS = frozenset({"ServerGroupAffinityFilter", "ForcedHost"})
+"""Filters whose wish is names of hosts."""
+
+
+def hider(names: Mapping[str, str]) -> Callable[[Any], Any]:
+    """A function that replaces these names in the texts of a JSON value."""
     known = sorted((name for name in names if name), key=len, reverse=True)
     pattern = re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, known))})(?![\w-])") if known else None
 
     def hide(value: Any) -> Any:
         if isinstance(value, str):
-            return pattern.sub("(host)", value) if pattern else value
+            return pattern.sub(lambda match: names[match[0]], value) if pattern else value
         if isinstance(value, list):
             return [hide(each) for each in value]
         if isinstance(value, dict):
