@@ -54,6 +54,7 @@ class LocalTransport:
         if depth > MAX_DEPTH:
             raise Unavailable(f"Calls between services are nested deeper than {MAX_DEPTH}.")
         started: asyncio.Future[tuple[int, dict[str, str]]] = asyncio.get_running_loop().create_future()
+        started.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may be gone
         pieces: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=16)
         fresh = self._home.copy()
         fresh.run(_depth.set, depth)

@@ -20,10 +20,13 @@ async def read_vifs(client: NetworkClient, server_id: str, slots: list[NetworkSl
     order = {slot.port_id or slot.new_port_id: place for place, slot in enumerate(slots)}
     ports.sort(key=lambda port: (order.get(port.id, len(order)), port.id))
     tags = {slot.port_id or slot.new_port_id: slot.tag for slot in slots}
+    wanted = sorted({group for port in ports for group in port.security_groups})
+    groups = await client.security_groups(id=wanted, as_service=True) if wanted else []
     vifs = []
     for port in ports:
         network = await client.network(port.network_id, as_service=True)
         subnets = {subnet.id: subnet for subnet in await client.subnets(network_id=port.network_id, as_service=True)}
+        named = {group.id: group.name for group in groups}
         floating = await client.floating_ips(port_id=port.id, as_service=True)
         vifs.append(
             {
@@ -35,7 +38,7 @@ async def read_vifs(client: NetworkClient, server_id: str, slots: list[NetworkSl
                 "tag": tags.get(port.id),
                 "status": port.status,
                 "addresses": _addresses(port, floating),
-                "security_groups": port.security_groups,
+                "security_groups": [{"id": one, "name": named.get(one, one)} for one in port.security_groups],
                 "subnets": [
                     {
                         "id": subnet.id, "cidr": subnet.cidr, "gateway": subnet.gateway_ip,

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from cumulet.compute import rpc
-from cumulet.compute.agent.build import BuildRun, Tools, nic_of, report
+from cumulet.compute.agent.build import BuildRun, Tools, report
 from cumulet.compute.drivers.model import GuestDisk, GuestMissing, HypervisorError
 from cumulet.kernel import trace
 from cumulet.kernel.bus import Method, Subscription
@@ -149,7 +149,7 @@ class ComputeAgent:
                 order.server_id, order.slot, order.project_id, order.availability_zone, order.security_groups
             )
             await wiring.wait_until_up(order.server_id, [port.id])
-            await self._hypervisor(self.tools.hypervisor.attach_nic(order.server_id, nic_of(port)))
+            await self._hypervisor(self.tools.hypervisor.attach_nic(order.server_id, await wiring.nic(port)))
         return rpc.Nothing()
 
     async def unplug_port(self, order: rpc.UnplugPort) -> rpc.Nothing:

@@ -18,8 +18,8 @@ from cumulet.client.image import ImageClient
 from cumulet.client.network import NetworkClient, Port
 from cumulet.client.volume import VolumeClient
 from cumulet.compute.agent.images import CachedImage, ImageCache
-from cumulet.compute.agent.wiring import Wiring, tap_name
-from cumulet.compute.drivers.model import GuestDisk, GuestNic, GuestPlan, Hypervisor, RootDisk
+from cumulet.compute.agent.wiring import Wiring
+from cumulet.compute.drivers.model import GuestDisk, GuestPlan, Hypervisor, RootDisk
 from cumulet.compute.rpc import (
     BUILT,
     FETCH,
@@ -148,7 +148,7 @@ class BuildRun:
                     self.ports.append(
                         await self.tools.wiring.bind(
                             self.data.server_id, slot, self.data.project_id, self.data.availability_zone,
-                            self.data.security_groups, hostname=self.data.hostname,
+                            self.data.security_groups,
                         )
                     )  # fmt: skip
             self.step = "network.ready"
@@ -231,7 +231,7 @@ class BuildRun:
                 memory_mib=self.data.memory_mib,
                 root=root,
                 disks=self.disks,
-                nics=[nic_of(port) for port in self.ports],
+                nics=[await self.tools.wiring.nic(port) for port in self.ports],
                 config_drive=drive,
             )
             state = await self.tools.hypervisor.ensure_running(plan)
@@ -253,11 +253,6 @@ class BuildRun:
 
     def _root_device(self) -> str:
         return "/dev/vda"
-
-
-def nic_of(port: Port) -> GuestNic:
-    """The guest's NIC on a port's tap."""
-    return GuestNic(port_id=port.id, mac=port.mac_address, tap=tap_name(port), mtu=port.mtu or 1500)
 
 
 def _is_volume(device: BlockDevice) -> bool:

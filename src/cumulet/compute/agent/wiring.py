@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cumulet.client.network import NetworkClient, Port
+from cumulet.compute.drivers.model import GuestNic
 from cumulet.compute.sagas.params import NetworkSlot
 from cumulet.kernel.errors import Conflict, NotFound
 from cumulet.kernel.saga import Failed
@@ -40,6 +41,11 @@ class Wiring:
         """How this host presents itself to the volume service."""
         return {"host": self._host, "ip": self._host_ip, "os_type": "linux", "platform": "x86_64", "multipath": False}
 
+    async def nic(self, port: Port) -> GuestNic:
+        """The guest's NIC on a port's tap."""
+        network = await self._client.network(port.network_id, as_service=True)
+        return GuestNic(port_id=port.id, mac=port.mac_address, tap=tap_name(port), mtu=network.mtu)
+
     def heard(self, port_id: str) -> None:
         """The network service said that something about a port changed."""
         if port_id in self._words:
@@ -52,8 +58,6 @@ class Wiring:
         project_id: str,
         zone: str,
         security_groups: Iterable[str],
-        *,
-        hostname: str = "",
     ) -> Port:
         """Ensure the slot's port, bound to this host for this server; repeated calls find it again."""
         owner = f"compute:{zone or 'nova'}"
@@ -73,8 +77,6 @@ class Wiring:
                 body["security_groups"] = groups
             if slot.fixed_ip:
                 body["fixed_ips"] = [{"ip_address": slot.fixed_ip}]
-            if hostname:
-                body["dns_name"] = hostname
             try:
                 return await self._client.create_port(body)
             except Conflict:
