@@ -233,6 +233,8 @@ class Api:
             service_roles=service_roles,
         )
         current = trace.current()
+        if current is not None and not caller.is_service:
+            current.subject = None  # only a service may say whose flow this is: nobody writes into another's
         if self.flow is not None and current is not None and (current.subject or self.flow.always):
             context.use(caller)
             spent = (clock.monotonic() - tick) * 1000
