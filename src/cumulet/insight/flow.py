@@ -139,7 +139,7 @@ def audit_id_of(events: Iterable[Stored]) -> str | None:
 
 def project_of(events: Iterable[Stored]) -> str | None:
     """The project of the server, which is known here even after the server is gone."""
-    return _told(events, "api.record", "project_id")
+    return _told(events, "api.record", "project_id") or _told(events, "api.token.valid", "project_id")
 
 
 def _told(events: Iterable[Stored], name: str, key: str) -> str | None:
@@ -252,7 +252,7 @@ def _gaps(rows: list[Row], finished: bool) -> list[Row]:
 
 # ---- for callers who may not know the hosts
 
-_HOST_KEYS = frozenset({"to", "host", "hosts", "node", "nodes", "tried", "alternates", "candidates", "exclude"})
+_HOST_KEYS = frozenset({"to", "best", "host", "hosts", "node", "nodes", "tried", "alternates", "candidates", "exclude"})
 
 
 def without_hosts(flow: Flow) -> Flow:

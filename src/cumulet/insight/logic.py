@@ -92,12 +92,10 @@ class Insight:
 
     async def project_of(self, server_id: str) -> str | None:
         """The project that a server was recorded for, as its events tell."""
-        return flows.project_of(await self._events(server_id, "api.record"))
+        return flows.project_of(await self._events(server_id))
 
-    async def _events(self, subject: str, name: str | None = None) -> list[Stored]:
+    async def _events(self, subject: str) -> list[Stored]:
         query = select(EVENTS).where(EVENTS.c.subject == subject).order_by(EVENTS.c.id).limit(_MOST_EVENTS)
-        if name is not None:
-            query = query.where(EVENTS.c.name == name)
         return [_stored(row) for row in await self.database.all(query)]
 
     async def follow(
