@@ -11,6 +11,8 @@ class NetworkConfig(msgspec.Struct, forbid_unknown_fields=True):
 
     path_mtu: int = 1500
     """Largest packet of the underlay in bytes; tunnelled networks get 50 less."""
+    dns_domain: str = "openstacklocal"
+    """Domain of the names that guests get with their leases."""
     dns_servers: list[str] = []
     """Resolvers told to guests of the first networks."""
     public_cidr: str = "172.24.4.0/24"
@@ -19,6 +21,8 @@ class NetworkConfig(msgspec.Struct, forbid_unknown_fields=True):
     """First and last address of it that is given out; null: all."""
     private_cidr: str = "10.20.0.0/24"
     """The demo project's network that a first start makes."""
+    auto_cidr: str = "10.21.0.0/24"
+    """The subnet of a network that is made for a project which asks for any."""
     heartbeat: float = 20.0
     """Seconds between two looks of an agent at its desired state when nobody pokes it."""
     agent_down: float = 75.0

@@ -44,6 +44,7 @@ NETWORKS = Table(
     Column("segmentation_id", Integer),
     Column("segment", Integer, nullable=False, unique=True),
     Column("availability_zone_hints", Json, nullable=False),
+    Column("dns_domain", String(255), nullable=False),
 )
 
 SUBNETS = Table(
@@ -78,6 +79,7 @@ PORTS = Table(
     Column("binding_vnic_type", String(64), nullable=False),
     Column("binding_profile", Json, nullable=False),
     Column("vif_type", String(32), nullable=False),
+    Column("dns_name", String(255), nullable=False),
     UniqueConstraint("network_id", "mac_address", name="uq_ports_mac"),
 )
 
@@ -117,6 +119,8 @@ FLOATINGIPS = Table(
     Column("fixed_ip_address", String(64)),
     Column("router_id", String(36), index=True),
     Column("status", String(16), nullable=False),
+    Column("dns_name", String(255), nullable=False),
+    Column("dns_domain", String(255), nullable=False),
     UniqueConstraint("floating_network_id", "port_id", "fixed_ip_address", name="uq_floatingips_fixed"),
 )
 

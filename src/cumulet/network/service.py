@@ -136,6 +136,7 @@ def _agent(parts: Parts, config: NetworkConfig) -> Role:
             cloud=parts.options.get("cloud_id", parts.host),
             underlay=config.underlay_address or None,
             guest_user=parts.options.get("guest_user"),
+            domain=config.dns_domain,
         )
     else:
         from cumulet.network.drivers.simulated import SimulatedNetwork

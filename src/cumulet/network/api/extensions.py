@@ -11,6 +11,8 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
     ("allowed-address-pairs", "Allowed Address Pairs", "2013-07-23T10:00:00-00:00"),
     ("availability_zone", "Availability Zone", "2015-01-01T10:00:00-00:00"),
     ("binding", "Port Binding", "2014-02-03T10:00:00-00:00"),
+    ("auto-allocated-topology", "Auto Allocated Topology Services", "2016-01-01T00:00:00-00:00"),
+    ("dns-integration", "DNS Integration", "2015-08-15T18:00:00-00:00"),
     ("empty-string-filtering", "Empty String Filtering Extension", "2018-05-01T10:00:00-00:00"),
     ("ext-gw-mode", "Neutron L3 Configurable external gateway mode", "2013-03-28T10:00:00-00:00"),
     ("external-net", "Neutron external network", "2013-01-14T10:00:00-00:00"),

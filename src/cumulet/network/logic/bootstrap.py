@@ -15,7 +15,6 @@ from cumulet.kernel import ids
 from cumulet.kernel.db import Duplicate
 from cumulet.network import models as m
 from cumulet.network.logic import Network, Values, Work, groups, networks, routers, subnets
-from cumulet.network.logic.addresses import Wanted, assign
 from cumulet.network.logic.agents import NOBODY
 
 
@@ -29,7 +28,10 @@ async def bootstrap(net: Network, *, admin_project: str, demo_project: str | Non
         await _public(work, made["public"], admin_project)
         if demo_project is not None:
             await _private(work, made["private"], demo_project)
-            await _router(work, made, demo_project)
+            subnet_id = ids.derive_uuid("subnet", "private")
+            await routers.create_connected(
+                work, made["router1"], "router1", demo_project, made["public"], made["private"], subnet_id
+            )
             await _open_group(work, demo_project)
 
     try:
@@ -39,7 +41,8 @@ async def bootstrap(net: Network, *, admin_project: str, demo_project: str | Non
     return made
 
 
-def _network(key: str, name: str, project: str, *, external: bool) -> Values:
+def network_values(key: str, name: str, project: str, *, external: bool) -> Values:
+    """A network as a request for it would be."""
     return {
         "id": key, "name": name, "project_id": project, "admin_state_up": True, "shared": False,
         "router:external": external, "is_default": external, "port_security_enabled": True,
@@ -47,9 +50,11 @@ def _network(key: str, name: str, project: str, *, external: bool) -> Values:
     }  # fmt: skip
 
 
-def _subnet(network_id: str, name: str, project: str, cidr: str) -> Values:
+def subnet_values(key: str, network_id: str, name: str, project: str, cidr: str) -> Values:
+    """An IPv4 subnet with DHCP as a request for it would be."""
     return {
-        "id": ids.derive_uuid("subnet", name), "name": name, "project_id": project, "network_id": network_id,
+        "id": key,
+        "name": name, "project_id": project, "network_id": network_id,
         "ip_version": ipaddress.ip_network(cidr).version, "cidr": cidr, "enable_dhcp": True, "dns_nameservers": [],
         "host_routes": [], "ipv6_ra_mode": None, "ipv6_address_mode": None,
     }  # fmt: skip
@@ -58,8 +63,8 @@ def _subnet(network_id: str, name: str, project: str, cidr: str) -> Values:
 async def _public(work: Work, key: str, project: str) -> None:
     config = work.net.config
     flat = {"provider:network_type": networks.FLAT, "provider:physical_network": networks.PUBLIC}
-    await networks.create(work, {**_network(key, "public", project, external=True), **flat})
-    subnet = _subnet(key, "public-subnet", project, config.public_cidr)
+    await networks.create(work, {**network_values(key, "public", project, external=True), **flat})
+    subnet = subnet_values(ids.derive_uuid("subnet", "public"), key, "public-subnet", project, config.public_cidr)
     subnet["enable_dhcp"] = False
     if config.public_pool:
         subnet["allocation_pools"] = [{"start": config.public_pool[0], "end": config.public_pool[1]}]
@@ -68,25 +73,10 @@ async def _public(work: Work, key: str, project: str) -> None:
 
 async def _private(work: Work, key: str, project: str) -> None:
     config = work.net.config
-    await networks.create(work, _network(key, "private", project, external=False))
-    subnet = _subnet(key, "private-subnet", project, config.private_cidr)
+    await networks.create(work, network_values(key, "private", project, external=False))
+    subnet = subnet_values(ids.derive_uuid("subnet", "private"), key, "private-subnet", project, config.private_cidr)
     subnet["dns_nameservers"] = config.dns_servers
     await subnets.create(work, subnet)
-
-
-async def _router(work: Work, made: dict[str, str], project: str) -> None:
-    key = made["router1"]
-    gateway = {"network_id": made["public"]}
-    values = {
-        "id": key, "name": "router1", "project_id": project, "admin_state_up": True,
-        "external_gateway_info": gateway, "availability_zone_hints": [],
-    }  # fmt: skip
-    await routers.create(work, values)
-    subnet_id = ids.derive_uuid("subnet", "private-subnet")
-    row = (await work.tx.all(select(m.SUBNETS).where(m.SUBNETS.c.id == subnet_id)))[0]
-    port = await routers.new_port(work, key, made["private"], routers.INTERFACE, project)
-    wanted = [Wanted(subnet_id, row["gateway_ip"])]
-    await assign(work, port["id"], made["private"], port["mac_address"], wanted, router=True)
 
 
 async def _open_group(work: Work, project: str) -> None:

@@ -18,6 +18,7 @@ from cumulet.kernel.db import Row
 from cumulet.network import models as m
 from cumulet.network.logic import Network, by_key
 from cumulet.network.logic.groups import protocol_number
+from cumulet.network.logic.ports import host_name
 from cumulet.network.logic.routers import GATEWAY, INTERFACE
 from cumulet.network.logic.subnets import DHCP_OWNER
 from cumulet.network.rpc import (
@@ -129,7 +130,7 @@ async def _leases(net: Network, network_ids: list[str]) -> dict[str, list[DhcpHo
     """The leases of the networks that this host serves: every guest port's addresses, wherever it is."""
     p, a, s = m.PORTS.c, m.ADDRESSES.c, m.SUBNETS.c
     statement = (
-        select(p.id, p.network_id, p.mac_address, a.address)
+        select(p.id, p.network_id, p.mac_address, p.dns_name, a.address)
         .join(m.ADDRESSES, a.port_id == p.id)
         .join(m.SUBNETS, s.id == a.subnet_id)
         .where(p.network_id.in_(network_ids), p.device_owner.not_in(_UNPLUGGED), s.enable_dhcp)
@@ -138,7 +139,7 @@ async def _leases(net: Network, network_ids: list[str]) -> dict[str, list[DhcpHo
     found: dict[str, list[DhcpHost]] = {}
     if network_ids:
         for row in await _all(net, statement):
-            name = "host-" + row["address"].replace(".", "-").replace(":", "-")
+            name = host_name(row["dns_name"], row["address"])
             lease = DhcpHost(port_id=row["id"], mac=row["mac_address"], address=row["address"], hostname=name)
             found.setdefault(row["network_id"], []).append(lease)
     return found

@@ -43,6 +43,8 @@ async def documents(net: Network, reader: Reader, rows: list[Row]) -> list[Docum
             "port_id": row["port_id"],
             "fixed_ip_address": row["fixed_ip_address"],
             "status": row["status"],
+            "dns_name": row["dns_name"],
+            "dns_domain": row["dns_domain"],
             "port_details": _port_details(port) if port else None,
             "*": {},
         }
@@ -79,6 +81,7 @@ async def create(work: Work, values: Values) -> str:
         "binding_host": "",
         "binding_vnic_type": "normal",
         "binding_profile": {},
+        "dns_name": "",
         "vif_type": "unbound",
     }
     await insert(work, port, None)
@@ -96,6 +99,8 @@ async def create(work: Work, values: Values) -> str:
         "fixed_ip_address": None,
         "router_id": None,
         "status": "DOWN",
+        "dns_name": values["dns_name"],
+        "dns_domain": values["dns_domain"],
     }
     await work.tx.insert(m.FLOATINGIPS, row)
     if values["port_id"] is not None:

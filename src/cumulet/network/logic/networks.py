@@ -46,6 +46,7 @@ async def documents(net: Network, reader: Reader, rows: list[Row]) -> list[Docum
             "shared": row["shared"],
             "router:external": row["external"],
             "mtu": row["mtu"],
+            "dns_domain": row["dns_domain"],
             "port_security_enabled": row["port_security_enabled"],
             "provider:network_type": row["network_type"],
             "provider:physical_network": row["physical_network"],
@@ -78,6 +79,7 @@ async def create(work: Work, values: Values) -> str:
         "network_type": kind,
         "physical_network": physical,
         "availability_zone_hints": values["availability_zone_hints"],
+        "dns_domain": values.get("dns_domain", ""),
     }
     if row["is_default"]:
         await _only_default(work, row["id"], external=row["external"])
@@ -170,7 +172,7 @@ async def update(work: Work, before: Document, values: Values) -> None:
         renamed.get(name, name): value
         for name, value in values.items()
         if name in ("name", "description", "admin_state_up", "shared", "router:external", "is_default",
-                    "port_security_enabled")
+                    "port_security_enabled", "dns_domain")
     }  # fmt: skip
     if "mtu" in values:
         overhead = TUNNEL_OVERHEAD if before["provider:network_type"] == VXLAN else 0

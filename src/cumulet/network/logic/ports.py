@@ -28,7 +28,7 @@ from cumulet.network.logic.subnets import DHCP_OWNER, ROUTER_OWNERS, serve_dhcp
 
 UNBOUND, TAP, FAILED = "unbound", "tap", "binding_failed"
 _MAC_TRIES = 16
-_PLAIN = ("name", "description", "admin_state_up", "device_id", "device_owner", "allowed_address_pairs")
+_PLAIN = ("name", "description", "admin_state_up", "device_id", "device_owner", "allowed_address_pairs", "dns_name")
 
 
 async def documents(net: Network, reader: Reader, rows: list[Row]) -> list[Document]:
@@ -43,15 +43,28 @@ async def documents(net: Network, reader: Reader, rows: list[Row]) -> list[Docum
     groups = by_key(await reader.all(select(pg.port_id, pg.security_group_id).where(pg.port_id.in_(ids))), "port_id")
     statement = select(n.id, n.project_id, n.shared, n.external).where(n.id.in_({row["network_id"] for row in rows}))
     networks = {row["id"]: row for row in await reader.all(statement)}
-    tags = await tags_of(reader, rows)
+    tags, domain = await tags_of(reader, rows), net.config.dns_domain
     return [
-        _document(row, held.get(row["id"], []), groups.get(row["id"], []), networks[row["network_id"]], tags)
+        _document(row, held.get(row["id"], []), groups.get(row["id"], []), networks[row["network_id"]], tags, domain)
         for row in rows
         if row["network_id"] in networks
     ]
 
 
-def _document(row: Row, held: list[Row], groups: list[Row], network: Row, tags: dict[str, list[str]]) -> Document:
+def _assignment(dns_name: str, address: str, domain: str) -> dict[str, str]:
+    """What the network's own resolver calls an address of the port."""
+    name = host_name(dns_name, address)
+    return {"hostname": name, "ip_address": address, "fqdn": f"{name}.{domain}."}
+
+
+def host_name(dns_name: str, address: str) -> str:
+    """The name that a guest gets with its lease: its own, or one made of its address."""
+    return dns_name.partition(".")[0] or "host-" + address.replace(".", "-").replace(":", "-")
+
+
+def _document(
+    row: Row, held: list[Row], groups: list[Row], network: Row, tags: dict[str, list[str]], domain: str
+) -> Document:
     details: dict[str, Any] = {}
     if row["vif_type"] == TAP:
         details = {"port_filter": row["port_security_enabled"], "connectivity": "l2"}
@@ -72,6 +85,8 @@ def _document(row: Row, held: list[Row], groups: list[Row], network: Row, tags: 
         "binding:vif_type": row["vif_type"],
         "binding:vif_details": details,
         "ip_allocation": "immediate" if held else "none",
+        "dns_name": row["dns_name"],
+        "dns_assignment": [_assignment(row["dns_name"], one["address"], domain) for one in held],
         "*": around(network),
     }
 
@@ -100,6 +115,7 @@ async def create(work: Work, values: Values) -> str:
         "binding_vnic_type": values["binding:vnic_type"],
         "binding_profile": values["binding:profile"],
         "vif_type": await _vif_type(work, values["binding:host_id"], values["binding:vnic_type"]),
+        "dns_name": values["dns_name"],
     }
     if row["allowed_address_pairs"] and not secure:
         raise pairs_need_security()

@@ -82,6 +82,26 @@ async def create(work: Work, values: Values) -> str:
     return str(row["id"])
 
 
+async def create_connected(
+    work: Work, key: str, name: str, project_id: str, external_id: str, network_id: str, subnet_id: str
+) -> None:
+    """Make a router with a gateway on one network and an interface with the gateway address of a subnet of another."""
+    values = {
+        "id": key,
+        "name": name,
+        "project_id": project_id,
+        "admin_state_up": True,
+        "external_gateway_info": {"network_id": external_id},
+        "availability_zone_hints": [],
+    }
+    await create(work, values)
+    subnet = await first(work.tx, m.SUBNETS, subnet_id, SUBNET.missing)
+    port = await new_port(work, key, network_id, INTERFACE, project_id)
+    wanted = [Wanted(subnet_id, subnet["gateway_ip"])]
+    await assign(work, port["id"], network_id, port["mac_address"], wanted, router=True)
+    await work.touch_network(network_id)
+
+
 async def update(work: Work, before: Document, values: Values) -> None:
     key = before["id"]
     plain = {name: values[name] for name in ("name", "description", "admin_state_up") if name in values}
@@ -184,6 +204,7 @@ async def new_port(work: Work, router_id: str, network_id: str, owner: str, proj
         "binding_host": placed[0]["host"] if placed else "",
         "binding_vnic_type": "normal",
         "binding_profile": {},
+        "dns_name": "",
         "vif_type": "tap" if placed else "unbound",
     }
     if project_id:

@@ -362,6 +362,7 @@ async def _new_dhcp_port(work: Work, network_id: str) -> Row:
         "binding_host": "",
         "binding_vnic_type": "normal",
         "binding_profile": {},
+        "dns_name": "",
         "vif_type": "unbound",
     }
     await work.tx.insert(m.PORTS, row)

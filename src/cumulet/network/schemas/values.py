@@ -16,6 +16,7 @@ from cumulet.kernel import ids
 
 Convert = Callable[[Any], Any]
 _MAC = re.compile(r"^([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}$")
+_LABEL = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
 _TRUE, _FALSE = ("true", "1", "on", "yes", "y", "t"), ("false", "0", "off", "no", "n", "f")
 PROTOCOLS = {
     "ah": 51, "dccp": 33, "egp": 8, "esp": 50, "gre": 47, "hopopt": 0, "icmp": 1, "icmpv6": 58, "igmp": 2, "ip": 0,
@@ -238,8 +239,20 @@ def prefix(value: Any) -> str | None:
         raise ValueError(f"Invalid CIDR {value} given as IP prefix.") from None
 
 
-def group_name(value: Any) -> str:
-    return str(text()(value))
+def dns_name(value: Any) -> str:
+    """A host name or a fully qualified one, in lower case; null and '' are none."""
+    name = sentence(value).lower()
+    if name and not all(_LABEL.match(label) for label in name.removesuffix(".").split(".")):
+        raise ValueError(f"'{value}' not a valid PQDN or FQDN. Reason: a label is not valid")
+    return name
+
+
+def dns_domain(value: Any) -> str:
+    """A fully qualified domain, which ends with a dot; null and '' are none."""
+    name = dns_name(value)
+    if name and not name.endswith("."):
+        raise ValueError(f"'{value}' is not a FQDN")
+    return name
 
 
 def oneline(value: Any) -> str:
