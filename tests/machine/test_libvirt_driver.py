@@ -217,7 +217,8 @@ AGENT = """
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
-        driver = LibvirtHypervisor(uri, state, accelerator="tcg", guest_uid=65534, guest_gid=gid, cloud_id="cloud-1", log_dir=sys.argv[6])
+        user = {"guest_uid": 65534, "guest_gid": gid}
+        driver = LibvirtHypervisor(uri, state, accelerator="tcg", cloud_id="cloud-1", log_dir=sys.argv[6], **user)
         await driver.open()
         print("open", flush=True)
         if method == "ensure_running":

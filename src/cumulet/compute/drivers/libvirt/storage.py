@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 from cumulet.compute.drivers.libvirt.connection import reason
@@ -41,8 +42,8 @@ class Storage:
 
     def open(self) -> None:
         """Make the directory; raises HypervisorError where it can't be used."""
-        sample = self.files("0" * 8 + "-0000-0000-0000-" + "0" * 12).console
-        if len(sample) > _LONGEST_SOCKET:
+        sample = self.files(str(uuid.UUID(int=0)))
+        if max(len(os.fsencode(name)) for name in (sample.serial, sample.vnc, sample.agent)) > _LONGEST_SOCKET:
             raise HypervisorError("the state directory's path is too long for the sockets of guests")
         try:
             self._ensure_shared(self._guests)
