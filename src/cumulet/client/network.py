@@ -86,12 +86,13 @@ class Port(
 
 
 class SecurityGroup(msgspec.Struct, frozen=True):
-    """One security group, without its rules."""
+    """One security group."""
 
     id: str
     name: str
     project_id: str
     description: str = ""
+    security_group_rules: list[dict[str, Any]] = []
 
 
 class FloatingIp(msgspec.Struct, frozen=True):

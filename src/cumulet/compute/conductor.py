@@ -168,10 +168,13 @@ class Conductor:
             field: getattr(told, field) for field in told.__struct_fields__ if field not in ("guests", "host", "zone")
         }
         where = (HOSTS.c.host == told.host) & (HOSTS.c.binary == "nova-compute")
-        values = {"last_seen": now, "node": told.node, "resources": resources, "zone": told.zone}
+        values = {"last_seen": now, "node": told.node, "resources": resources}
         if not await tx.run(HOSTS.update().where(where).values(**values)):
             number = await next_number(tx, HOSTS)
-            fresh = {"id": ids.new_uuid(), "number": number, "host": told.host, "binary": "nova-compute"}
+            # from here on the zone follows from the aggregates that the host is put into
+            fresh = {
+                "id": ids.new_uuid(), "number": number, "host": told.host, "binary": "nova-compute", "zone": told.zone,
+            }  # fmt: skip
             await tx.insert(HOSTS, {**values, **fresh, "created_at": now})
         row = await tx.first(select(HOSTS).where(where))
         assert row is not None

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from cumulet.compute.models import ACTION_EVENTS, ACTIONS, SERVERS
+from cumulet.compute.logic.hosts import seen
+from cumulet.compute.models import ACTIONS, BLOCK_DEVICES, SERVERS
 from cumulet.kernel import clock
 from cumulet.kernel.loops import Loop
 
@@ -37,12 +38,23 @@ def loops(compute: Compute, conductor: Conductor) -> list[Loop]:
         old = select(SERVERS.c.id).where(SERVERS.c.deleted_at < clock.now() - compute.settings.keep_deleted)
 
         async def body(tx: Transaction) -> None:
-            actions = select(ACTIONS.c.id).where(ACTIONS.c.server_id.in_(old))
-            await tx.run(ACTION_EVENTS.delete().where(ACTION_EVENTS.c.action_id.in_(actions)))
             await tx.run(ACTIONS.delete().where(ACTIONS.c.server_id.in_(old)))
+            await tx.run(BLOCK_DEVICES.delete().where(BLOCK_DEVICES.c.server_id.in_(old)))
             await tx.run(SERVERS.delete().where(SERVERS.c.deleted_at < clock.now() - compute.settings.keep_deleted))
 
         await compute.db.run(body, durable=False)
         await conductor.engine.journal.purge(clock.now() - KEEP_SAGAS)
 
-    return [Loop("heal addresses", 30.0, heal, at_start=False), Loop("purge", 3600.0, purge, at_start=False)]
+    async def sign_of_life() -> None:
+        """This conductor is there, as the list of services shows."""
+
+        async def body(tx: Transaction) -> None:
+            await seen(compute, tx, host=compute.host, binary="nova-conductor")
+
+        await compute.db.run(body, durable=False)
+
+    return [
+        Loop("sign of life", 15.0, sign_of_life),
+        Loop("heal addresses", 30.0, heal, at_start=False),
+        Loop("purge", 3600.0, purge, at_start=False),
+    ]

@@ -202,24 +202,12 @@ ACTIONS = Table(
     Column("user_id", String(64), nullable=False),
     Column("project_id", String(64), nullable=False),
     Column("message", Text),
+    Column("saga_id", String(36)),
     Column("started_at", Time, nullable=False),
     Column("updated_at", Time, nullable=False),
     Index("ix_server_actions", "server_id", "request_id"),
 )
-
-ACTION_EVENTS = Table(
-    "action_events",
-    METADATA,
-    Column("id", String(36), primary_key=True),
-    Column("action_id", String(36), nullable=False, index=True),
-    Column("event", String(255), nullable=False),
-    Column("started_at", Time, nullable=False),
-    Column("finished_at", Time),
-    Column("result", String(32)),
-    Column("traceback", Text),
-    Column("host", String(255)),
-    Column("details", String(255)),
-)
+"""What was asked of a server. How it went is read from the saga that did it; one without was done at once."""
 
 QUOTA_USAGE, QUOTA_LIMITS = quota_tables(METADATA)
 SAGAS = saga_table(METADATA)

@@ -92,7 +92,10 @@ ROUTES: Final = [
     Route(f"GET {_AT}", show, policy=_RULES + "show", query=PLAIN),
     Route(f"PUT {_AT}", update, body=UPDATE, policy=_RULES + "update"),
     Route(f"DELETE {_AT}", delete, policy=_RULES + "delete"),
-    Route(f"POST {_AT}/action#add_host", add_host, body=Body("add_host", Field("host", FQDN)), policy=_RULES + "add_host"),
+    Route(
+        f"POST {_AT}/action#add_host", add_host, body=Body("add_host", Field("host", FQDN)),
+        policy=_RULES + "add_host",
+    ),
     Route(
         f"POST {_AT}/action#remove_host", remove_host, body=Body("remove_host", Field("host", FQDN)),
         policy=_RULES + "remove_host",

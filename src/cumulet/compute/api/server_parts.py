@@ -108,17 +108,40 @@ async def show_ips(request: Request) -> dict[str, Any]:
 
 
 async def list_groups(request: Request) -> dict[str, Any]:
-    groups = []
-    for group in request.found["security_groups"]:
-        for known in await request.service.network.security_groups(project_id=request.found["project_id"]):
-            if known.id == group.get("id") or (group.get("id") is None and known.name == group["name"]):
-                groups.append(
-                    {
-                        "id": known.id, "name": known.name, "description": known.description,
-                        "tenant_id": known.project_id, "rules": [],
-                    }
-                )  # fmt: skip
-    return {"security_groups": groups}
+    found = request.found
+    known = await request.service.network.security_groups(project_id=found["project_id"])
+    mine = {group.get("id") or group["name"] for group in found["security_groups"]}
+    by_id = {group.id: group for group in known}
+    shown = [_group(group, by_id) for group in known if group.id in mine or group.name in mine]
+    return {"security_groups": shown}
+
+
+def _group(group: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """A security group in the words that compute had for it; it knew rules for incoming packets only."""
+    rules = []
+    for rule in group.security_group_rules:
+        if rule["direction"] != "ingress":
+            continue
+        other = known.get(rule.get("remote_group_id") or "")
+        anywhere = "::/0" if rule["ethertype"] == "IPv6" else "0.0.0.0/0"
+        rules.append(
+            {
+                "id": rule["id"], "parent_group_id": group.id, "ip_protocol": rule["protocol"],
+                "from_port": _port(rule, "port_range_min"), "to_port": _port(rule, "port_range_max"),
+                "group": {"name": other.name, "tenant_id": other.project_id} if other else {},
+                "ip_range": {} if other else {"cidr": rule.get("remote_ip_prefix") or anywhere},
+            }
+        )  # fmt: skip
+    return {
+        "id": group.id, "name": group.name, "description": group.description, "tenant_id": group.project_id,
+        "rules": rules,
+    }  # fmt: skip
+
+
+def _port(rule: Mapping[str, Any], name: str) -> int | None:
+    """-1 stands for any, once there is a protocol."""
+    value: int | None = rule.get(name)
+    return -1 if value is None and rule["protocol"] is not None else value
 
 
 # ---- instance actions

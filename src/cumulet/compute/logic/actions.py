@@ -7,20 +7,35 @@ Clients find an action again by the request id of the call that asked for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import and_, or_, select
 
 from cumulet.compute.errors import marker_missing
 from cumulet.compute.logic import Compute
-from cumulet.compute.models import ACTION_EVENTS, ACTIONS
+from cumulet.compute.models import ACTIONS, SAGAS
 from cumulet.kernel import clock, context, ids
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.errors import NotFound
 
+EVENTS: Final = {
+    "create": "compute__do_build_and_run_instance",
+    "delete": "compute_terminate_instance",
+    "start": "compute_start_instance",
+    "stop": "compute_stop_instance",
+    "reboot": "compute_reboot_instance",
+    "attach_volume": "compute_attach_volume",
+    "detach_volume": "compute_detach_volume",
+    "attach_interface": "compute_attach_interface",
+    "detach_interface": "compute_detach_interface",
+}
+"""action → the event that clients wait for."""
 
-async def record(tx: Transaction, server_id: str, action: str, project_id: str) -> str:
-    """Write that the running request asked for ``action``; returns the action's id."""
+
+async def record(
+    tx: Transaction, server_id: str, action: str, project_id: str, saga_id: str | None = None
+) -> None:  # fmt: skip
+    """Write that the running request asked for ``action``, which that saga does (None: it is done)."""
     caller, now = context.current(), clock.now()
     values = {
         "id": ids.new_uuid(),
@@ -30,45 +45,11 @@ async def record(tx: Transaction, server_id: str, action: str, project_id: str) 
         "user_id": (caller.user_id if caller else None) or "",
         "project_id": (caller.project_id if caller else None) or project_id,
         "message": None,
+        "saga_id": saga_id,
         "started_at": now,
         "updated_at": now,
     }
     await tx.insert(ACTIONS, values)
-    return str(values["id"])
-
-
-async def newest(tx: Transaction, server_id: str, action: str) -> Row | None:
-    """The last action of that name on a server: the one that a saga works for."""
-    a = ACTIONS
-    statement = select(a).where(a.c.server_id == server_id, a.c.action == action)
-    return await tx.first(statement.order_by(a.c.started_at.desc()).limit(1))
-
-
-async def end_event(
-    tx: Transaction,
-    server_id: str,
-    action: str,
-    event: str,
-    *,
-    started_at: float,
-    host: str | None = None,
-    error: str | None = None,
-) -> None:
-    """Record one finished part of the newest ``action``; with ``error`` the action shows "Error" as published."""
-    row = await newest(tx, server_id, action)
-    if row is None:
-        return
-    now = clock.now()
-    values = {
-        "id": ids.new_uuid(), "action_id": row["id"], "event": event, "started_at": started_at, "finished_at": now,
-        "result": "Error" if error else "Success", "traceback": None, "host": host,
-        "details": error[:255] if error else None,
-    }  # fmt: skip
-    await tx.insert(ACTION_EVENTS, values)
-    changes: dict[str, Any] = {"updated_at": now}
-    if error:
-        changes["message"] = "Error"
-    await tx.run(ACTIONS.update().where(ACTIONS.c.id == row["id"]).values(**changes))
 
 
 async def list_of(compute: Compute, server_id: str, query: Mapping[str, Any], limit: int | None) -> list[Row]:
@@ -89,11 +70,27 @@ async def list_of(compute: Compute, server_id: str, query: Mapping[str, Any], li
     return await compute.db.all(statement if limit is None else statement.limit(limit))
 
 
-async def show(compute: Compute, server_id: str, request_id: str) -> tuple[Row, list[Row]]:
-    """One action by its request id, with its events, newest first; raises NotFound."""
-    a, e = ACTIONS, ACTION_EVENTS
-    row = await compute.db.first(select(a).where(a.c.server_id == server_id, a.c.request_id == request_id))
+async def show(compute: Compute, server_id: str, request_id: str) -> tuple[Row, list[dict[str, Any]]]:
+    """One action by its request id, with what became of it; raises NotFound."""
+    a = ACTIONS
+    statement = select(a).where(a.c.server_id == server_id, a.c.request_id == request_id)
+    row = await compute.db.first(statement.order_by(a.c.started_at.desc()).limit(1))
     if row is None:
         raise NotFound(f"Action {request_id} not found")
-    events = await compute.db.all(select(e).where(e.c.action_id == row["id"]).order_by(e.c.started_at.desc()))
-    return row, events
+    event: dict[str, Any] = {
+        "event": EVENTS.get(row["action"], f"api_{row['action']}"), "started_at": row["started_at"],
+        "finished_at": row["started_at"], "result": "Success", "traceback": None, "host": None, "details": None,
+    }  # fmt: skip
+    if row["saga_id"] is None:
+        return row, [event]
+    saga = await compute.db.first(select(SAGAS).where(SAGAS.c.id == row["saga_id"]))
+    if saga is None:
+        return row, []
+    over = saga["state"] != "ready"
+    event |= {"host": (saga["outputs"].get("host") or {}).get("host"), "result": None, "finished_at": None}
+    if over:
+        event |= {"finished_at": saga["updated_at"], "result": "Success" if saga["state"] == "done" else "Error"}
+    if over and saga["state"] != "done":
+        event["details"] = str((saga["error"] or {}).get("message") or "")[:255] or None
+        row = {**row, "message": "Error"}
+    return {**row, "updated_at": max(row["updated_at"], saga["updated_at"])}, [event]

@@ -262,7 +262,7 @@ async def _record(compute: Compute, context: Context, plan: Plan, server_ids: Se
             await tx.insert(SERVERS, row)
             for device in devices.written(plan.disks.rows, server_id, now):
                 await tx.insert(BLOCK_DEVICES, device)
-            await actions.record(tx, server_id, "create", row["project_id"])
+            await actions.record(tx, server_id, "create", row["project_id"], row["saga_id"])
             rows.append(row)
         return rows
 

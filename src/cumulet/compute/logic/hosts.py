@@ -50,33 +50,17 @@ async def zone_of(reader: Transaction, host: str, binary: str, default: str) -> 
     return default
 
 
-async def seen(
-    compute: Compute,
-    tx: Transaction,
-    *,
-    host: str,
-    binary: str,
-    node: str | None = None,
-    resources: Mapping[str, Any] | None = None,
-) -> Row:
-    """Write a service's sign of life (and what it has); a host that was never seen is made known."""
-    h, now = HOSTS, clock.now()
-    known = await tx.first(select(h).where(h.c.host == host, h.c.binary == binary))
-    changes: dict[str, Any] = {"last_seen": now, "zone": await zone_of(tx, host, binary, compute.settings.default_zone)}
-    if node is not None:
-        changes["node"] = node
-    if resources is not None:
-        changes["resources"] = dict(resources)
-    if known is not None:
-        await tx.run(h.update().where(h.c.id == known["id"]).values(**changes))
-        return {**known, **changes}
+async def seen(compute: Compute, tx: Transaction, *, host: str, binary: str) -> None:
+    """Write the sign of life of a service that runs no guests; one that was never seen is made known."""
+    now = clock.now()
+    where = (HOSTS.c.host == host) & (HOSTS.c.binary == binary)
+    if await tx.run(HOSTS.update().where(where).values(last_seen=now)):
+        return
     row = {
-        "id": ids.new_uuid(), "number": await next_number(tx, h), "host": host, "binary": binary, "status": "enabled",
-        "disabled_reason": None, "forced_down": False, "node": None, "resources": {}, "created_at": now,
-        "updated_at": now, **changes,
+        "id": ids.new_uuid(), "number": await next_number(tx, HOSTS), "host": host, "binary": binary,
+        "zone": await zone_of(tx, host, binary, compute.settings.default_zone), "last_seen": now, "created_at": now,
     }  # fmt: skip
-    await tx.insert(h, row)
-    return row
+    await tx.insert(HOSTS, row)
 
 
 # ---- services

@@ -70,7 +70,7 @@ async def _start(
         saga_id = await compute.sagas.start_saga(tx, name, subject=server_id, params=params)
         if remember:
             await tx.run(SERVERS.update().where(SERVERS.c.id == server_id).values(saga_id=saga_id))
-        await actions.record(tx, server_id, log, row["project_id"])
+        await actions.record(tx, server_id, log, row["project_id"], saga_id)
         return before, saga_id
 
     return await compute.db.run(body)
