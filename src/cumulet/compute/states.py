@@ -81,7 +81,7 @@ SERVER: Final = Life(
 )  # fmt: skip
 
 
-def _busy(marks: Iterable[str], status: str) -> dict[str, str]:
+def _busy(marks: Iterable[str], status: str) -> dict[str | None, str]:
     return dict.fromkeys(marks, status)
 
 

@@ -39,11 +39,11 @@ async def _load(tx: Transaction, number: str) -> Row:
     return row
 
 
-async def _save(compute: Compute, tx: Transaction, row: Row, hosts: set[str], **changes: Any) -> Row:
-    """Write an aggregate and bring the zones of ``hosts`` up to date."""
+async def _save(compute: Compute, tx: Transaction, row: Row, touched: set[str], **changes: Any) -> Row:
+    """Write an aggregate and bring the zones of ``touched`` up to date."""
     changes["updated_at"] = clock.now()
     await tx.run(AGGREGATES.update().where(AGGREGATES.c.id == row["id"]).values(**changes))
-    for host in sorted(hosts):
+    for host in sorted(touched):
         zone = await zone_of(tx, host, COMPUTE, compute.settings.default_zone)
         await tx.run(HOSTS.update().where(HOSTS.c.host == host, HOSTS.c.binary == COMPUTE).values(zone=zone))
     return {**row, **changes}

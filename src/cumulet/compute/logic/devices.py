@@ -19,7 +19,7 @@ from cumulet.kernel.errors import Conflict, Forbidden, Invalid, NotFound
 from cumulet.kernel.http.fields import truth
 
 if TYPE_CHECKING:
-    from cumulet.client.image import Image
+    from cumulet.client.image import ImageRecord
     from cumulet.client.volume import Volume
 
 GIB: Final = 1 << 30
@@ -33,7 +33,7 @@ class Disks:
     """What was decided: rows without a server, and the image that the root disk is made of."""
 
     rows: list[dict[str, Any]]
-    image: Image | None
+    image: ImageRecord | None
     """The image of a local root disk or of the volume that is made from it."""
     image_id: str | None
     """The published image of the server: none when it boots from a volume."""
@@ -232,7 +232,7 @@ async def _check(
         raise Invalid(f"{INVALID}: Blank volumes (source: 'blank', dest: 'volume') need to have non-zero size")
 
 
-async def _usable_image(compute: Compute, image_id: str, *, named: bool) -> Image:
+async def _usable_image(compute: Compute, image_id: str, *, named: bool) -> ImageRecord:
     try:
         image = await compute.image.image(image_id)
     except (NotFound, Forbidden):
@@ -278,7 +278,7 @@ def _check_locals(flavor: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) 
         )
 
 
-def _check_flavor_disk(flavor: Mapping[str, Any], image: Image | None, zero_disk: bool) -> None:
+def _check_flavor_disk(flavor: Mapping[str, Any], image: ImageRecord | None, zero_disk: bool) -> None:
     if flavor["disk"] == 0:
         if not zero_disk:
             raise Forbidden(

@@ -25,7 +25,7 @@ SORT: Final = {
 
 
 def _row(values: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {
+    plain: dict[str, Any] = {
         "description": None, "ephemeral": 0, "swap": 0, "rxtx_factor": 1.0, "is_public": True, "disabled": False,
         "extra_specs": {}, "created_at": clock.now(), "updated_at": None,
     }  # fmt: skip

@@ -22,7 +22,7 @@ def missing(group_id: str) -> NotFound:
 
 async def create(compute: Compute, context: Context, name: str, policy: str, rules: Mapping[str, Any]) -> Row:
     """Make a group; raises OverQuota."""
-    row = {
+    row: dict[str, Any] = {
         "id": ids.new_uuid(), "project_id": context.project_id or "", "user_id": context.user_id or "", "name": name,
         "policy": policy, "rules": dict(rules), "created_at": clock.now(),
     }  # fmt: skip

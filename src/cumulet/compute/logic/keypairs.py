@@ -61,14 +61,16 @@ def generate() -> tuple[str, str]:
 
 async def create(compute: Compute, user_id: str, name: str, type_: str, public_key: str | None) -> Row:
     """Import a key, or make one; the row then also holds ``private_key``."""
-    private = None
+    private: str | None = None
     if public_key is None:
         if type_ != "ssh":
             raise Invalid("Keypair data is invalid: x509 certificates are imported, not generated")
-        private, public_key = await compute.keys.run(generate)
-    fingerprint = fingerprint_of(public_key) if type_ == "ssh" else x509_fingerprint_of(public_key)
+        private, text = await compute.keys.run(generate)
+    else:
+        text = public_key
+    fingerprint = fingerprint_of(text) if type_ == "ssh" else x509_fingerprint_of(text)
     row = {
-        "user_id": user_id, "name": name, "type": type_, "fingerprint": fingerprint, "public_key": public_key,
+        "user_id": user_id, "name": name, "type": type_, "fingerprint": fingerprint, "public_key": text,
         "created_at": clock.now(),
     }  # fmt: skip
 

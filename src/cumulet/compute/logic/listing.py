@@ -169,7 +169,8 @@ def _escape(text: str) -> str:
 def matches(column: Any, expression: str) -> ColumnElement[bool]:
     """A client's expression as SQL patterns; without case, as published databases compare."""
     if not expression:
-        return column.is_not(None)
+        known: ColumnElement[bool] = column.is_not(None)
+        return known
     parts = expression.split("|") if "(" not in expression else [expression]
     return or_(*(column.ilike(pattern_of(part), escape="\\") for part in parts)) if parts else false()
 

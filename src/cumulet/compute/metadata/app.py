@@ -183,7 +183,8 @@ async def _body(receive: Any) -> bytes:
     data = b""
     while True:
         message = await receive()
-        data += message.get("body", b"")
+        piece: bytes = message.get("body", b"")
+        data += piece
         if len(data) > MAX_PASSWORD:
             raise TooLarge
         if not message.get("more_body"):

@@ -136,7 +136,9 @@ def _since(version: str, first: str) -> bool:
 
 def network_data(vifs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """``network_data.json``: links, networks on them, and name servers."""
-    links, networks, services = [], [], []
+    links: list[dict[str, Any]] = []
+    networks: list[dict[str, Any]] = []
+    services: list[dict[str, Any]] = []
     for vif in vifs:
         link = "tap" + vif["port_id"][:11]
         links.append(
