@@ -7,8 +7,12 @@ import asyncio
 import http.server
 import json
 import os
+import pwd
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,7 +23,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cumulet.network.drivers.bridge import links
+import cumulet
+from cumulet.kernel.host import ChannelHost, DirectHost
+from cumulet.network.drivers.bridge import OPERATIONS, links
 from cumulet.network.drivers.bridge.driver import BridgeNetwork
 from cumulet.network.drivers.bridge.naming import Names, inner_link
 from cumulet.network.drivers.model import (
@@ -978,3 +984,86 @@ async def test_a_killed_operator_is_no_loss(machine: Machine, driver: BridgeNetw
     driver._host = machine.host
     await driver.ensure_port(port(12, rules=ANYTHING_OUT))
     assert not two.ping("10.77.0.11")
+
+
+# -- the start ------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_wrong_with_the_host_is_told(
+    machine: Machine, driver: BridgeNetwork, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.space("nft", "add", "table", "ip", "filter")
+    machine.space("nft", "add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }")
+    try:
+        await driver.open()
+    finally:
+        machine.space("nft", "delete", "table", "ip", "filter")
+    prefix = Names(driver._site.cloud).prefix
+    assert "ip filter FORWARD on this host drops what it does not know" in caplog.text
+    assert f"-I FORWARD -i {prefix}b+" in caplog.text
+    direct = DirectHost(OPERATIONS)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(NetworkError, match="start the cloud as root"):
+        await BridgeNetwork(direct, cloud="nobody").open()
+    direct.close()
+
+
+def test_an_unprivileged_worker_runs_real_networks(machine: Machine, tmp_path: Path) -> None:
+    """The whole way: a worker of an ordinary user, the parent it was forked from, a guest that asks for metadata."""
+    report = tmp_path / "report"
+    report.touch()
+    report.chmod(0o666)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    root = str(Path(__file__).parents[2])
+    one = machine.guest("tapnet1-11", mac(11))
+    code = (
+        f"import sys; sys.path[:0] = [{str(Path(cumulet.__file__).parents[1])!r}, {root!r}]\n"
+        "from tests.machine.test_bridge_driver import worker\n"
+        # An interpreter in somebody's home can't be read by another user: what is needed is loaded before the fork.
+        "import cumulet.network.drivers.bridge.metadata\n"
+        "from cumulet.kernel.host import run_privileged\n"
+        "from cumulet.network.drivers.bridge import OPERATIONS\n"
+        f"sys.exit(run_privileged(lambda host: worker(host, {str(report)!r}), user='nobody', operations=OPERATIONS))"
+    )
+    with links.inside(machine.space.name):
+        process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        eventually(lambda: "ready" in report.read_text(), 20)
+        one.dhcp(tmp_path)
+        answer = one("curl", "-s", "-m", "5", "http://169.254.169.254/")
+        assert answer == "nobody proxied for 10.77.0.11"
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+    machine.spaces.pop().remove()
+    eventually(lambda: machine.links() == {"lo", "up0"})
+
+
+def worker(host: ChannelHost, report: str) -> int:
+    """Runs as nobody: brings a network up, answers metadata, purges when told to stop."""
+
+    async def main() -> None:
+        async def metadata(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked = (await reader.readuntil(b"\r\n\r\n")).decode()
+            guest = next(line.split(": ")[1] for line in asked.splitlines() if line.startswith("X-Forwarded-For"))
+            body = f"{pwd.getpwuid(os.getuid()).pw_name} proxied for {guest}".encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
+            writer.close()
+
+        told = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+        server = await asyncio.start_server(metadata, "127.0.0.1", 0)
+        driver = BridgeNetwork(host, cloud="worker")
+        await driver.open()
+        await driver.ensure_metadata(MetadataPlan(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "s"))
+        await driver.ensure_network(network())
+        await driver.ensure_port(port(11))
+        with open(report, "a") as file:
+            file.write("ready")
+        await told.wait()
+        await driver.purge()
+        server.close()
+
+    asyncio.run(main())
+    return 0

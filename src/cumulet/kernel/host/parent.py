@@ -48,13 +48,14 @@ def run_privileged(
     operations: Operations,
     umask: int = 0o027,
     threads: int = 4,
+    prepare: Callable[[], None] = lambda: None,
 ) -> int:
     """Run ``worker_main(host)`` as ``user`` under a privileged parent; return its exit status.
 
     Must be called as root, early: before event loops, threads and heavy
     imports. ``worker_main`` runs in a forked child without any capability; what
     it returns (None is 0) is its status. It is started again when a signal or
-    an exception ends it. SIGTERM, SIGINT and SIGHUP are passed on to it.
+    an exception ends it. ``prepare`` runs in it just before it drops its privilege. SIGTERM, SIGINT and SIGHUP are passed on to it.
     """
     if os.geteuid() != 0:
         raise HostError("the privileged parent must be started as root")
@@ -103,6 +104,9 @@ def _generation(
     def work() -> int:
         ours.close()
         drop_privileges(user, umask)
+        for needed in (os.__file__, __file__):
+            if not os.access(needed, os.R_OK):
+                _say(f"the user {user!r} can't read {needed}, so later imports will fail; install where all can read")
         return worker_main(ChannelHost(theirs)) or 0
 
     supervisor = os.getpid()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=msgspec.Struct)
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 _TIMEOUT = 60.0
 """Seconds for one plan; plans of one machine follow one another."""
@@ -53,7 +56,8 @@ class BridgeNetwork:
         self._serving = asyncio.Lock()
 
     async def open(self) -> None:
-        await self._call(operations.prepare, self._site)
+        for warning in await self._call(operations.prepare, self._site):
+            log.warning(warning)
 
     async def close(self) -> None:
         async with self._serving:

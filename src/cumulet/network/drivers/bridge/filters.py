@@ -447,6 +447,17 @@ def forget_connections(zone: int, entries: Collection[Range]) -> None:
             program("conntrack", "-D", "-f", family, "--zone", str(zone), side, str(entry), accept=(0, 1))
 
 
+def unfriendly_chains() -> list[str]:
+    """Chains of others that drop forwarded packets by default; br_netfilter shows them ours too."""
+    return [
+        f"the chain {chain['family']} {chain['table']} {chain['name']}"
+        for entry in _list("chains")
+        if (chain := entry.get("chain", {})).get("hook") == "forward"
+        and chain.get("policy") == "drop"
+        and chain["family"] in ("ip", "ip6", "inet")
+    ]
+
+
 def clear(names: Names) -> None:
     """Remove this cloud's tables, whole."""
     text = ""

@@ -9,6 +9,7 @@ machine makes changes follow one another, also between clouds.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -45,9 +46,14 @@ class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
 
 
-def prepare(site: Site) -> None:
-    """Check what the host can do and load the base rules; the error says what to do."""
+def prepare(site: Site) -> list[str]:
+    """Check what the host can do and load the base rules; the error says what to do.
+
+    Returns warnings about what somebody else's rules will do to our packets.
+    """
     names = Names(site.cloud)
+    if os.geteuid() != 0:
+        raise HostError("real networks need root: start the cloud as root, or let it use simulated networks")
     if missing := links.missing_programs(_PROGRAMS):
         raise HostError(f"missing on this host: {', '.join(missing)}; install iproute2, nftables, dnsmasq, conntrack")
     if not Path("/proc/sys/net/bridge").is_dir():
@@ -59,6 +65,12 @@ def prepare(site: Site) -> None:
     guest_uid(site)
     with changing():
         filters.change(names, filters.base(names, site.reachable))
+    ours = names.bridges.removesuffix("*") + "+"
+    return [
+        f"{chain} on this host drops what it does not know, guests' packets as well; "
+        f"let them pass, e.g.: iptables -I FORWARD -i {ours} -o {ours} -j ACCEPT"
+        for chain in filters.unfriendly_chains()
+    ]
 
 
 def observe(site: Site) -> Observed:
