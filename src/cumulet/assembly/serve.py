@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cumulet.assembly.place import Place, process_start
+from cumulet.kernel.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Wish:
     traditional: bool = False
     """Also bind the services' traditional ports."""
     hypervisor: str = "simulated"
-    settings: Path | None = None
+    settings: Settings = field(default_factory=Settings)
     certificate: Path | None = None
     key: Path | None = None
     name: str = ""
@@ -50,7 +51,6 @@ async def _serve(wish: Wish) -> int:
     from cumulet.assembly.build import OnPort, build
     from cumulet.assembly.firststart import first_start
     from cumulet.assembly.table import SERVICES
-    from cumulet.kernel.settings import Settings
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -63,9 +63,7 @@ async def _serve(wish: Wish) -> int:
     options["metadata_url"] = f"http://127.0.0.1:{metadata.getsockname()[1]}"
     if wish.hypervisor == "libvirt":
         options["libvirt"] = await _libvirt(wish, options)
-    cloud = await build(
-        Settings.read(wish.settings), wish.data, host=wish.name, privileged=wish.privileged, options=options
-    )
+    cloud = await build(wish.settings, wish.data, host=wish.name, privileged=wish.privileged, options=options)
     port = main.getsockname()[1]
     scheme = "https" if wish.certificate else "http"
     url = f"{scheme}://{_shown(wish.host)}:{port}"

@@ -17,6 +17,7 @@ from typing import Any
 
 from cumulet.assembly.machine import WORKER, check_machine, ensure_users
 from cumulet.assembly.place import Place
+from cumulet.assembly.readable import open_code
 from cumulet.assembly.serve import Wish, run
 
 LIBVIRT_LONGEST = 40
@@ -66,6 +67,7 @@ def _as_root(wish: Wish, place: Place, log: Callable[[], Any]) -> int:
     wish.options.update(
         guest_uid=users.guest_uid, guest_gid=users.guest_gid, guest_user="cumulet-guest", libvirt_dir=str(libvirt)
     )
+    _copy_tls(wish)
     _own(wish.data, users.worker_uid, users.worker_gid)
     hosts = wish.data / "hosts" / wish.name
     for folder in (wish.data / "hosts", hosts):
@@ -78,7 +80,17 @@ def _as_root(wish: Wish, place: Place, log: Callable[[], Any]) -> int:
         wish.privileged = host
         return run(wish)
 
-    return run_privileged(worker, user=WORKER, operations=operations())
+    return run_privileged(worker, user=WORKER, operations=operations(), prepare=open_code)
+
+
+def _copy_tls(wish: Wish) -> None:
+    """Certificate and key, which often only root may read, into the data directory."""
+    if wish.certificate is None or wish.key is None:
+        return
+    for given, name in ((wish.certificate, "tls.crt"), (wish.key, "tls.key")):
+        with os.fdopen(os.open(wish.data / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as copy:
+            copy.write(given.read_bytes())
+    wish.certificate, wish.key = wish.data / "tls.crt", wish.data / "tls.key"
 
 
 def operations() -> dict[str, str]:

@@ -65,7 +65,7 @@ def _foreground(given: dict[str, Any]) -> int:
     from cumulet.assembly.place import Taken
     from cumulet.assembly.serve import Wish
     from cumulet.assembly.start import choose_hypervisor, find_guest_image, up
-    from cumulet.kernel.settings import SettingsError
+    from cumulet.kernel.settings import Settings, SettingsError
 
     data: Path = given["data"]
     hypervisor, reasons = choose_hypervisor(given["hypervisor"], data)
@@ -77,9 +77,14 @@ def _foreground(given: dict[str, Any]) -> int:
     def ready(facts: dict[str, Any]) -> None:
         show(facts, data, as_json=given["as_json"])
 
+    try:
+        settings = Settings.read(given["settings"])
+    except SettingsError as error:
+        click.echo(f"cumulet: {error}", err=True)
+        return 1
     wish = Wish(
         data=data, host=given["address"], port=given["port"], traditional=given["traditional_ports"],
-        hypervisor=hypervisor, settings=given["settings"], certificate=given["tls_cert"], key=given["tls_key"],
+        hypervisor=hypervisor, settings=settings, certificate=given["tls_cert"], key=given["tls_key"],
         name=given["name"] or socket.gethostname(), on_ready=ready,
     )  # fmt: skip
     try:

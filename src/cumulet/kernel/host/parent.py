@@ -68,10 +68,10 @@ def run_privileged(
     try:
         while True:
             started = time.monotonic()
-            status, stopped = _generation(worker_main, user, operations, umask, threads, unblocked)
+            status, stopped = _generation(worker_main, user, operations, umask, threads, unblocked, prepare)
             if stopped or 0 <= status != CRASHED:
                 return status if status >= 0 else 128 - status
-            quick = quick + 1 if time.monotonic() - started < _QUICK else 1
+            quick = quick + 1 if status == CRASHED and time.monotonic() - started < _QUICK else 1
             if quick >= 5:
                 _say("the worker keeps dying; giving up")
                 return CRASHED
@@ -90,6 +90,7 @@ def _generation(
     umask: int,
     threads: int,
     unblocked: set[int | signal.Signals],
+    prepare: Callable[[], None],
 ) -> tuple[int, bool]:
     """Run one worker with its operator to the end: (exit status or minus the signal, told to stop)."""
     ours, theirs = socket.socketpair()
@@ -103,6 +104,7 @@ def _generation(
 
     def work() -> int:
         ours.close()
+        prepare()
         drop_privileges(user, umask)
         for needed in (os.__file__, __file__):
             if not os.access(needed, os.R_OK):
