@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from cumulet.compute.models import BLOCK_DEVICES, SERVER_GROUPS, SERVERS
+from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SERVERS, SERVER_GROUPS
 from cumulet.compute.rpc import BUILD, ENSURE_ABSENT, Build, EnsureAbsent
 from cumulet.compute.sagas.params import CreateServer
 from cumulet.compute.sagas.world import World, gone_is_fine, set_fault
@@ -39,6 +39,9 @@ async def claim_host(run: Run) -> dict[str, Any]:
         chosen: dict[str, Any] = {"host": None, "node": None}
         if selection.host is not None and fits:
             chosen = {"host": selection.host, "node": selection.node, "attempt": run.attempt, "built": None}
+            service = (HOSTS.c.host == selection.host) & (HOSTS.c.binary == "nova-compute")
+            if (where := await tx.first(select(HOSTS.c.zone).where(service))) is not None:
+                chosen["availability_zone"] = where["zone"]
         row = SERVERS.update().where(SERVERS.c.id == params.server_id)
         await tx.run(row.values(**chosen, why=selection.why, updated_at=clock.now()))
         return fits
