@@ -7,7 +7,6 @@ without colours: marks and words say what colours repeat.
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from cumulet.client.insight import FlowStep, StepName
 GOAL: Final = 30
 NARROWEST: Final = 72
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+_TICKS: Final = "▏│▕"
 SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 NOT_RECORDED: Final = "not recorded"
 
@@ -191,6 +191,8 @@ def seconds(step: FlowStep) -> float | None:
 
 def duration(ms: float) -> str:
     """A duration for people, at most eight characters."""
+    if ms == 0:
+        return "0 ms"
     if ms < 100:
         return f"{ms:.1f} ms" if ms >= 1 else f"{ms:.2f} ms"
     if ms < 1000:
@@ -202,12 +204,22 @@ def duration(ms: float) -> str:
 
 
 def bar(begin: float, end: float, width: int) -> tuple[int, str]:
-    """(offset, characters) of a bar from ``begin`` to ``end``, fractions of ``width`` cells; never invisible."""
-    first = min(int(begin * width), width - 1)
-    eighths = max(math.ceil((end * width - first) * 8), 1)
-    eighths = min(eighths, (width - first) * 8)
-    whole, rest = divmod(eighths, 8)
-    return first, "█" * whole + (_EIGHTHS[rest] if rest else "")
+    """(offset, characters) of a bar from ``begin`` to ``end``, fractions of ``width`` cells; never invisible.
+
+    An eighth of a cell is told apart at its end and a half at its beginning; what
+    is shorter than a third of a cell is a tick where it happened.
+    """
+    begin, end = begin * width, max(end, begin) * width
+    first = min(int(begin), width - 1)
+    within = begin - first
+    if end - begin < 1 / 3:
+        return first, _TICKS[min(int(within * len(_TICKS)), len(_TICKS) - 1)]
+    front = "▐" if within >= 0.5 else ""
+    if end <= first + 1:
+        return first, front or _EIGHTHS[max(round((end - first) * 8), 1)]
+    whole, rest = divmod(round((end - first) * 8), 8)
+    drawn = "█" * whole + _EIGHTHS[rest].strip()
+    return first, (front + drawn[1:] if front else drawn)[: width - first]
 
 
 def note_of(step: FlowStep) -> str:

@@ -44,6 +44,8 @@ class Insight:
     """Set when the service ends: streams end then."""
     listeners: dict[str, set[asyncio.Event]] = field(default_factory=dict)
     """Who waits for news of a subject."""
+    stored: int = 0
+    """Events filed by this process."""
 
     # ---- what comes in
 
@@ -66,6 +68,7 @@ class Insight:
 
         # a power cut may take the last events; it took the flow's processes, too
         await self.database.run(body, durable=False)
+        self.stored += len(filed)
         for subject in {event.subject for event in filed}:
             for waiting in self.listeners.get(subject, ()):
                 waiting.set()
