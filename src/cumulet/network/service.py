@@ -78,8 +78,10 @@ async def _api(parts: Parts, config: NetworkConfig) -> tuple[Role, Bootstrap]:
         flow=Flow("network.token.validate"),
     )
 
-    async def first(facts: dict[str, Any]) -> dict[str, Any]:
-        projects = facts.get("projects", {})
+    async def first(facts: dict[str, Any]) -> dict[str, Any] | None:
+        projects = facts.get("projects")
+        if not projects:
+            return None
         return {"networks": await bootstrap(net, admin_project=projects["admin"], demo_project=projects.get("demo"))}
 
     answers = _Answers(parts, {rpc.DESIRED: answer, rpc.REPORT: report}, poke_all)
