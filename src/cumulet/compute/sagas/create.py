@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SERVERS, SERVER_GROUPS
+from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SERVER_GROUPS, SERVERS
 from cumulet.compute.rpc import BUILD, ENSURE_ABSENT, Build, EnsureAbsent
 from cumulet.compute.sagas.params import CreateServer
 from cumulet.compute.sagas.world import World, gone_is_fine, set_fault
