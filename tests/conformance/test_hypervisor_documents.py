@@ -106,7 +106,7 @@ def test_kvm_and_tcg_and_a_privileged_libvirt() -> None:
 
 
 def test_reasons_carry_no_paths() -> None:
-    text = """qemu: -blockdev {"driver":"file","filename":"/x/y"}: Could not open '/g/root.1': Permission denied\nmore"""
+    text = """qemu: -blockdev {"driver":"file","filename":"/x/y"}: Could not open '/g/r.1': Permission denied\nmore"""
     told = reason(RuntimeError(text))
     assert "Permission denied" in told
     assert "/" not in told

@@ -170,6 +170,24 @@ async def test_guests_and_driver_survive_the_end_of_libvirtd(rig: LibvirtRig) ->
     await listener.close()
 
 
+async def test_guests_are_known_after_a_reboot_of_the_host(rig: LibvirtRig) -> None:
+    plan = msgspec.structs.replace(rig.plan(), disks=[rig.disk()])
+    made = await rig.driver.ensure_running(plan)
+    await rig.driver.close()
+    stop_libvirtd(StopLibvirtd(rig.libvirtd.directory))
+    rig.crash_inside(plan.server_id)
+    record = Path(rig.libvirtd.directory, "libvirtd.json")
+    # What a power failure leaves: the record of another boot, and run-time files that are no longer true.
+    record.write_text(json.dumps({"pid": os.getpid(), "started": 1, "boot": "another"}))
+    rig.info = start_libvirtd(rig.libvirtd)
+    await rig.reopen()
+    (found,) = await rig.driver.guests()
+    assert found == msgspec.structs.replace(made, power_state=found.power_state)
+    assert found.power_state in (PowerState.SHUTDOWN, PowerState.CRASHED)
+    await rig.driver.start(plan.server_id)
+    assert await rig.driver.guests() == [made]
+
+
 async def test_a_libvirtd_that_hangs_costs_an_error_and_nothing_else(rig: LibvirtRig) -> None:
     plan = rig.plan()
     await rig.driver.ensure_running(plan)

@@ -110,6 +110,7 @@ def start_libvirtd(wanted: StartLibvirtd) -> LibvirtdInfo:
     record = _read_record(directory)
     adopted = record is not None
     if record is None:
+        _forget_last_boot(directory)
         _lay_out(directory, wanted)
         _open_devices(wanted)
         record = _launch(directory, wanted)
@@ -150,6 +151,17 @@ def _end(process: int) -> None:
         if ended:
             return
     raise LibvirtdError("libvirtd does not end")
+
+
+def _forget_last_boot(directory: str) -> None:
+    """Remove what a libvirtd of an earlier boot knew of running guests: their pids are other processes now."""
+    try:
+        with open(f"{directory}/libvirtd.json", "rb") as file:
+            boot = msgspec.json.decode(file.read(), type=_Record).boot
+    except (FileNotFoundError, msgspec.DecodeError):
+        return
+    if boot != _boot_id() and os.path.exists(f"{directory}/run/libvirt"):
+        shutil.rmtree(f"{directory}/run/libvirt")
 
 
 # -- its directory ----------------------------------------------------------------------------

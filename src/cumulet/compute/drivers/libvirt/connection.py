@@ -85,6 +85,8 @@ class Connection:
         self._answer_within = answer_within
         self._conn: libvirt.virConnect | None = None
         self._opening = threading.Lock()
+        self._inside: set[object] = set()
+        """Calls that threads are carrying out, abandoned ones among them."""
         self._guests: dict[str, threading.Lock] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._comeback: asyncio.Task[None] | None = None
@@ -106,7 +108,8 @@ class Connection:
         if self._pool is None:
             return
         conn, self._conn = self._conn, None
-        if conn is not None:
+        # libvirt frees a closed connection at once, also under the feet of a call that hangs in it.
+        if conn is not None and not self._inside:
             try:
                 await self._pool.run(self._shut, conn, timeout=5)
             except Exception as error:
@@ -127,9 +130,12 @@ class Connection:
         def run() -> T:
             if lock is not None and not lock.acquire(timeout=within):
                 raise HypervisorError("an earlier request for this server is still being carried out")
+            me = object()
+            self._inside.add(me)
             try:
                 return fn(self._connect())
             finally:
+                self._inside.discard(me)
                 if lock is not None:
                     lock.release()
 
