@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.contract.placement.conftest import Api
 
 A = "aaaaaaaa-0000-4000-8000-000000000001"
@@ -66,7 +68,10 @@ async def test_names_and_uuids_are_taken_once(api: Api) -> None:
 
 
 async def test_bad_bodies(api: Api) -> None:
-    for body in ({}, {"name": 1}, {"name": "x" * 201}, {"name": "x", "uuid": "no"}, {"name": "x", "more": 1}, []):
+    bodies: list[Any] = [
+        {}, {"name": 1}, {"name": "x" * 201}, {"name": "x", "uuid": "no"}, {"name": "x", "more": 1}, [],
+    ]  # fmt: skip
+    for body in bodies:
         reply = await api.post("/resource_providers", body)
         assert reply.status == 400, body
         assert reply.json["errors"][0]["detail"].startswith("JSON does not validate: ")

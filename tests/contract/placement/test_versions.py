@@ -124,7 +124,7 @@ async def test_users_are_refused_everywhere_but_for_their_own_usages(api: Api, r
     version = route.since or "1.0"  # type: ignore[attr-defined]
     path = path.replace("{uuid}", NIL).replace("{consumer_uuid}", NIL).replace("{name}", "CUSTOM_X")
     path = path.replace("{resource_class}", "VCPU")
-    json = {} if method in ("POST", "PUT") else None
+    json: dict[str, str] | None = {} if method in ("POST", "PUT") else None
     for token in (DEMO, READER):
         reply = await api.at(version).by(token).send(method, path, json)
         assert reply.status == 403, (route, token, reply.data)

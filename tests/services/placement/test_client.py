@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.services.placement.played import placement_client
 A = "aaaaaaaa-0000-4000-8000-000000000001"
 B = "aaaaaaaa-0000-4000-8000-000000000002"
 ONE = "cccccccc-0000-4000-8000-000000000001"
-WHO = {"project_id": "p", "user_id": "u"}
+WHO: Any = {"project_id": "p", "user_id": "u"}
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ async def client(tmp_path: Path) -> AsyncIterator[PlacementClient]:
 
 
 async def test_ensure_provider_makes_changes_and_keeps(client: PlacementClient) -> None:
-    offer = {"VCPU": {"total": 8, "allocation_ratio": 4.0}, "CUSTOM_FPGA": {"total": 1}}
+    offer: dict[str, dict[str, Any]] = {"VCPU": {"total": 8, "allocation_ratio": 4.0}, "CUSTOM_FPGA": {"total": 1}}
     for _ in range(2):
         await client.ensure_provider(A, "one", offer, ["COMPUTE_NODE", "CUSTOM_HOST"])
     (summary,) = (await client.changes()).providers

@@ -160,10 +160,11 @@ class Snapshot:
 
     def _unlink(self, uuid: str) -> set[str]:
         """Take a provider out; returns the roots that its absence touches."""
-        known = self._providers.pop(uuid, None)
+        known = self._providers.get(uuid)
         if known is None:
             return set()
         touched = self._served_by(known)
+        del self._providers[uuid]
         self._trees[known.root_provider_uuid].discard(uuid)
         for aggregate in known.aggregates:
             self._in_aggregate[aggregate].discard(uuid)
