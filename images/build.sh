@@ -41,7 +41,7 @@ if [ -e "$(command -v busybox)" ] && ldd "$(command -v busybox)" >/dev/null 2>&1
   missing+=(busybox-static)
 fi
 if [ ${#missing[@]} -gt 0 ]; then
-  echo "missing packages; install them with: apt-get install $(printf '%s\n' "${missing[@]}" | sort -u | xargs)" >&2
+  echo "missing packages; install them with: apt-get install $(printf '%s\n' "${missing[@]}" | sort -u | tr '\n' ' ')" >&2
   exit 1
 fi
 
