@@ -81,9 +81,12 @@ class Layout:
         host = min(max((len(one.host or "") for one in steps), default=0), 14)
         step = max((len(name) for name, _ in every), default=22)
         component = max((len(shortened(label)) for _, label in every), default=22)
-        fixed = 1 + 2 + 3 + (step + 1) + (host + 1 if host else 0) + 10 + 9 + 1
-        bar = max(width - fixed - component - 1, 14)
-        component = max(min(component, width - fixed - 1 - bar), 8)
+        rest = width - (7 + step + 1 + 10 + 10)
+        if host and rest - (host + 1) < 9 + 1 + 12:
+            host = 0  # too narrow for everything
+        rest -= host + 1 if host else 0
+        component = max(min(component, rest - 1 - 14), 9)
+        bar = rest - 1 - component
         return cls(step, component, host, bar)
 
 
