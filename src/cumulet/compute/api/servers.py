@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -51,6 +52,11 @@ def _networks(uuid: Schema, *, tag: bool, words: bool) -> Schema:
     return {"oneOf": [listed, {"enum": ["none", "auto"]}]} if words else listed
 
 
+def _address(text: str) -> str:
+    """An address in its shortest form."""
+    return str(ipaddress.ip_address(text))
+
+
 _DEVICE_V1: Final[dict[str, Schema]] = {
     "virtual_name": text(0, 255), "volume_id": UUID, "snapshot_id": UUID, "volume_size": SIZE,
     "device_name": text(1, 255, pattern=r"^[a-zA-Z0-9._/-]*$"), "delete_on_termination": BOOLEAN, "no_device": {},
@@ -94,8 +100,8 @@ CREATE: Final = Body(
     Field("networks", _networks(UUID, tag=False, words=True), since="2.37", until="2.41"),
     Field("networks", _networks(UUID, tag=True, words=True), since="2.42"),
     Field("OS-DCF:diskConfig", DISK_CONFIG, optional=True, inner="disk_config"),
-    Field("accessIPv4", IPV4, optional=True, inner="access_ip_v4"),
-    Field("accessIPv6", IPV6, optional=True, inner="access_ip_v6"),
+    Field("accessIPv4", IPV4, optional=True, inner="access_ip_v4", convert=_address),
+    Field("accessIPv6", IPV6, optional=True, inner="access_ip_v6", convert=_address),
     Field("personality", _FILES, until="2.56", optional=True),
     Field("availability_zone", NAME, optional=True),
     Field("block_device_mapping", array(record(_DEVICE_V1)), optional=True),
@@ -128,8 +134,8 @@ UPDATE: Final = Body(
     "server",
     Field("name", NAME),
     Field("OS-DCF:diskConfig", DISK_CONFIG, inner="disk_config"),
-    Field("accessIPv4", IPV4, inner="access_ip_v4"),
-    Field("accessIPv6", IPV6, inner="access_ip_v6"),
+    Field("accessIPv4", IPV4, inner="access_ip_v4", convert=_address),
+    Field("accessIPv6", IPV6, inner="access_ip_v6", convert=_address),
     Field("description", DESCRIPTION, since="2.19"),
     Field("hostname", HOSTNAME, since="2.90", until="2.93"),
     Field("hostname", FQDN, since="2.94"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from functools import partial
 
 from sqlalchemy import func, select
 
@@ -59,13 +60,33 @@ def generate() -> tuple[str, str]:
     return private.decode(), public.decode() + " Generated-by-Cumulet"
 
 
+def generate_x509(user_id: str) -> tuple[str, str]:
+    """A new RSA key and a certificate of it for ten years, both in PEM."""
+    from datetime import timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, user_id[:64] or "user")])
+    begin = clock.moment(clock.now())
+    wanted = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), begin, begin + timedelta(days=3650)
+    ).add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+    certificate = wanted.sign(key, hashes.SHA256())
+    private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    return private.decode(), certificate.public_bytes(form.Encoding.PEM).decode()
+
+
 async def create(compute: Compute, user_id: str, name: str, type_: str, public_key: str | None) -> Row:
     """Import a key, or make one; the row then also holds ``private_key``."""
     private: str | None = None
     if public_key is None:
-        if type_ != "ssh":
-            raise Invalid("Keypair data is invalid: x509 certificates are imported, not generated")
-        private, text = await compute.keys.run(generate)
+        making = generate if type_ == "ssh" else partial(generate_x509, user_id)
+        private, text = await compute.keys.run(making)
     else:
         text = public_key
     fingerprint = fingerprint_of(text) if type_ == "ssh" else x509_fingerprint_of(text)
