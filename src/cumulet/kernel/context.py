@@ -63,11 +63,17 @@ class Context(msgspec.Struct, frozen=True):
             "service_roles": self.service_roles,
             "is_admin": self.is_admin,
             "trust_id": self.trust_id,
-            "token": {
-                "user": {"domain": {"id": self.user_domain_id}},
-                "project": {"domain": {"id": self.project_domain_id}},
-            },
+            "token": self._token_view(),
         }
+
+    def _token_view(self) -> dict[str, object]:
+        """The published token, as far as rules look into it: only the scope that it has is there."""
+        view: dict[str, object] = {"user": {"domain": {"id": self.user_domain_id}}}
+        if self.project_id is not None:
+            view["project"] = {"domain": {"id": self.project_domain_id}}
+        if self.domain_id is not None:
+            view["domain"] = {"id": self.domain_id}
+        return view
 
     def journal(self) -> Context:
         """The same caller without its token: what may be written to a database or sent over the bus."""

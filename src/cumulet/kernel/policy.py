@@ -3,7 +3,8 @@
 
 A rule is ``(name, check, scopes)``. The language is the published one: `rule:x`,
 `role:x`, `key:%(target)s`, `key:literal`, `literal:%(target)s`, network's
-`field:resource:name=value` (`=~regex`), `@`, `!`, `and`, `or`, `not`, parentheses. A test holds this evaluator equal to the real one.
+`field:resource:name=value` (`=~regex`), `@`, `!`, `and`, `or`, `not`,
+parentheses. A test holds this evaluator equal to the real one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from cumulet.kernel.context import Context
 from cumulet.kernel.errors import Forbidden
@@ -20,6 +21,7 @@ Target = Mapping[str, Any]
 Check = Callable[[Mapping[str, Any], Target], bool]
 _TOKENS = re.compile(r"\(|\)|[^\s()]+(?:\([^)]*\)[^\s()]*)*")
 _TARGET = re.compile(r"%\(([^)]+)\)s")
+_MISSING: Final = object()
 
 
 @dataclass(frozen=True)
@@ -133,23 +135,35 @@ def _atom(text: str, named: Callable[[str], Check]) -> Check:
         return lambda creds, target: role in (one.lower() for one in creds.get("roles", ()))
     if kind == "field":
         return _field(match)
+    literal = _literal(kind)
+    path = kind.split(".")
 
     def compare(creds: Mapping[str, Any], target: Target) -> bool:
         wanted = match
         for key in _TARGET.findall(match):
             value = _dig(target, key)
-            if value is None:
+            if value is _MISSING:  # a member that is there and null compares as the text None
                 return False
             wanted = wanted.replace(f"%({key})s", str(value))
-        literal = kind.strip("'\"")
-        if kind != literal or kind in ("True", "False", "None"):
-            return literal == wanted
-        have = _dig(creds, kind)
-        if isinstance(have, list):
-            return wanted in [str(one) for one in have]
-        return (have is not None and str(have) == wanted) or (have is None and wanted == "None")
+        return literal == wanted if literal is not None else _holds(creds, path, wanted)
 
     return compare
+
+
+def _literal(kind: str) -> str | None:
+    """The text of a constant on the left side (a quoted text, a number, True, False, None), else None."""
+    if len(kind) > 1 and kind[0] == kind[-1] and kind[0] in "'\"":
+        return kind[1:-1]
+    return kind if kind in ("True", "False", "None") or kind.isdigit() else None
+
+
+def _holds(value: Any, path: list[str], wanted: str) -> bool:
+    """Whether the member at ``path`` has the wanted text; lists on the way hold it when any of theirs does."""
+    if isinstance(value, list):
+        return any(_holds(one, path, wanted) for one in value)
+    if not path:
+        return str(value) == wanted
+    return isinstance(value, Mapping) and path[0] in value and _holds(value[path[0]], path[1:], wanted)
 
 
 def _field(match: str) -> Check:
@@ -169,11 +183,12 @@ def _field(match: str) -> Check:
 
 
 def _dig(values: Mapping[str, Any], path: str) -> Any:
+    """The member of a target by its flat or nested name."""
     if path in values:
         return values[path]
     found: Any = values
     for part in path.split("."):
         if not isinstance(found, Mapping) or part not in found:
-            return None
+            return _MISSING
         found = found[part]
     return found
