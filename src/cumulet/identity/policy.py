@@ -146,7 +146,7 @@ RULES = [
     # who has which role where
     Rule(
         "identity:check_grant",
-        f"{ADMIN} or ({SYSTEM_READER} or {_grant('reader')}) and {_ROLE_WITHIN}",
+        f"{READ} or ({_grant('reader')}) and {_ROLE_WITHIN}",
         ANY_SCOPE,
     ),
     Rule("identity:list_grants", f"{READ} or {_grant('reader')}", ANY_SCOPE),

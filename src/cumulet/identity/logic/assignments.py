@@ -159,6 +159,8 @@ async def list_grants(reader: Reader, wanted: Wanted, *, effective: bool, graph:
         return [grant for grant in raw if _matches(grant, wanted, targets)]
     # the filters are about the expanded list: only the actor can limit what is read
     found = await _raw(reader, Wanted(user_id=wanted.user_id), with_groups=True)
+    if wanted.target_type != "system":  # as published: these are effective only for who asks for them
+        found = [grant for grant in found if grant.target_type != "system"]
     found = await _expand_groups(reader, found, wanted.user_id)
     found = await _expand_inherited(reader, found)
     found = list(_expand_roles(found, graph))
