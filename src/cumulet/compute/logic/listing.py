@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lists of servers: filters, order and pages, in one statement.
 
-Published filters are regular expressions over names; here they are understood
-as far as SQL can match them safely (`.`, `.*`, `^`, `$`, `|`, escapes): a
-client's expression is never run by a backtracking engine.
+Published filters are regular expressions over names. What SQL can match
+(`.`, `.*`, `^`, `$`, `|`, escapes) becomes part of the statement; any other is
+run over the rows by an engine whose time is linear, for clients are hostile.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from cumulet.compute.errors import marker_missing
 from cumulet.compute.logic import Compute
 from cumulet.compute.models import BLOCK_DEVICES, SERVERS
 from cumulet.kernel.db import Row
+from cumulet.kernel.errors import Invalid
 
 _S = SERVERS.c
+_CHUNK: Final = 500
 SORT: Final[dict[str, ColumnElement[Any]]] = {
     "access_ip_v4": func.coalesce(_S.access_ip_v4, ""), "access_ip_v6": func.coalesce(_S.access_ip_v6, ""),
     "auto_disk_config": _S.disk_config, "availability_zone": func.coalesce(_S.availability_zone, ""),
@@ -89,7 +91,18 @@ async def find(compute: Compute, wanted: Wanted) -> list[Row]:
         return []
     statement = select(SERVERS, VOLUMES).where(*conditions)
     statement = statement.order_by(*(one.asc() if way == "asc" else one.desc() for one, way in order))
-    return await compute.db.all(statement.limit(wanted.limit))
+    tests = [(name, Expression(text)) for name, text in wanted.like.items() if not _in_sql(text)]
+    if not tests:
+        return await compute.db.all(statement.limit(wanted.limit))
+    found: list[Row] = []
+    offset = 0
+    while len(found) < wanted.limit:
+        rows = await compute.db.all(statement.limit(_CHUNK).offset(offset))
+        found += [row for row in rows if all(test.matches(row[name]) for name, test in tests)]
+        if len(rows) < _CHUNK:
+            break
+        offset += _CHUNK
+    return found[: wanted.limit]
 
 
 async def _beyond(compute: Compute, marker: str, order: list[tuple[ColumnElement[Any], str]]) -> ColumnElement[bool]:
@@ -124,7 +137,7 @@ def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
     if wanted.changes_before is not None:
         found.append(_S.updated_at <= wanted.changes_before)
     found += [SERVERS.c[name] == value for name, value in wanted.exact.items()]
-    found += [matches(SERVERS.c[name], text) for name, text in wanted.like.items()]
+    found += [matches(SERVERS.c[name], text) for name, text in wanted.like.items() if _in_sql(text)]
     if wanted.flavor is not None:
         found.append(_json_has(_S.flavor, "id", wanted.flavor))
     found += [_text(_S.network_cache).like(f'%"addr":"%{_escape(one)}%', escape="\\") for one in wanted.addresses]
@@ -173,6 +186,28 @@ def matches(column: Any, expression: str) -> ColumnElement[bool]:
         return known
     parts = expression.split("|") if "(" not in expression else [expression]
     return or_(*(column.ilike(pattern_of(part), escape="\\") for part in parts)) if parts else false()
+
+
+def _in_sql(expression: str) -> bool:
+    """Whether SQL patterns say the same as the expression."""
+    bare = re.sub(r"\\[^A-Za-z0-9]|\.[*+]", "", expression)
+    return re.search(r"[\[\](){}*+?\\]|.\^|\$.", bare) is None
+
+
+class Expression:
+    """A client's regular expression, run in time linear in the text."""
+
+    def __init__(self, expression: str) -> None:
+        import jsonschema_rs
+
+        try:
+            schema = {"type": "string", "pattern": expression}
+            self._engine = jsonschema_rs.Draft7Validator(schema, pattern_options=jsonschema_rs.RegexOptions())
+        except ValueError:
+            raise Invalid(f"The expression {expression[:80]!r} can't be matched.") from None
+
+    def matches(self, text: str | None) -> bool:
+        return text is not None and self._engine.is_valid(text)
 
 
 def pattern_of(expression: str) -> str:

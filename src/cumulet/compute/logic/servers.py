@@ -84,7 +84,9 @@ async def change(
         if not even_locked:
             check_unlocked(row, context)
         values = dict(compute_values(row))
-        before = await SERVER.begin(tx, action, server_id, **values)
+        before = await SERVER.begin(tx, action, server_id)
+        if values:
+            await tx.run(SERVERS.update().where(SERVERS.c.id == server_id).values(**values))
         if log is not None:
             await actions.record(tx, server_id, log, row["project_id"])
         if after is not None:
