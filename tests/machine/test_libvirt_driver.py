@@ -24,8 +24,9 @@ import pytest
 
 from cumulet.compute.drivers import configdrive, probe
 from cumulet.compute.drivers.libvirt import LibvirtHypervisor
-from cumulet.compute.drivers.libvirtd import StopLibvirtd, start_libvirtd, stop_libvirtd
+from cumulet.compute.drivers.libvirtd import StartLibvirtd, StopLibvirtd, start_libvirtd, stop_libvirtd
 from cumulet.compute.drivers.model import HypervisorError, PowerState
+from cumulet.kernel.host import DirectHost, HostError
 from tests.conformance.hypervisor_rigs import GUEST_GID, GUEST_UID, ROOT, LibvirtRig, Listener, until
 
 pytestmark = [pytest.mark.machine, pytest.mark.skipif(os.geteuid() != 0, reason="makes taps and starts libvirtd")]
@@ -219,6 +220,16 @@ async def test_a_libvirtd_that_hangs_costs_an_error_and_nothing_else(rig: Libvir
             return False
 
     await until(answers_again, 20, "libvirtd answers again")
+
+
+async def test_the_privileged_parent_says_why_libvirtd_can_not_start(tmp_path: Path) -> None:
+    name = "cumulet.compute.drivers.libvirtd:start_libvirtd"
+    host = DirectHost({name: name})
+    deep = StartLibvirtd(str(tmp_path / ("x" * 60)), GUEST_UID, GUEST_GID)
+    with pytest.raises(HostError, match="at most 40 characters"):
+        await host.call(start_libvirtd, deep)
+    assert not Path(deep.directory).exists()
+    host.close()
 
 
 # -- the agent dies ---------------------------------------------------------------------------

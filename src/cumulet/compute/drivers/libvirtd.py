@@ -35,6 +35,7 @@ from urllib.parse import quote
 import msgspec
 
 from cumulet.compute.drivers import reaper
+from cumulet.kernel.host import HostError
 
 _START_SECONDS = 15.0
 _STOP_SECONDS = 10.0
@@ -58,7 +59,7 @@ vnc_allow_host_audio = 0
 """
 
 
-class StartLibvirtd(msgspec.Struct, frozen=True):
+class StartLibvirtd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Have a libvirtd run in ``directory``."""
 
     directory: str
@@ -69,7 +70,7 @@ class StartLibvirtd(msgspec.Struct, frozen=True):
     """The group that the guest user shares with the compute agent; it may use the socket."""
 
 
-class StopLibvirtd(msgspec.Struct, frozen=True):
+class StopLibvirtd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """End the libvirtd of ``directory``. Guests go on running."""
 
     directory: str
@@ -86,7 +87,7 @@ class LibvirtdInfo(msgspec.Struct, frozen=True):
     """Whether it ran already."""
 
 
-class LibvirtdError(RuntimeError):
+class LibvirtdError(HostError):
     """libvirtd could not be started; the text says what to do."""
 
 

@@ -30,7 +30,7 @@ AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
 """
 
 
-class ProbeAccelerator(msgspec.Struct, frozen=True):
+class ProbeAccelerator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Find out which accelerator guests of this user get."""
 
     uid: int | None = None
