@@ -68,8 +68,6 @@ class NetworkAgent:
         self._tunnel, self._metadata, self._kind = tunnel_address, metadata, kind
         self._started_at = clock.now()
         self._applied = Applied()
-        self._up: set[str] = set()
-        self._floating: set[FloatingDone] = set()
         self._version = ""
         self._look_at = 0.0
         self._every = every
@@ -121,17 +119,17 @@ class NetworkAgent:
                 await self._driver.ensure_metadata(self._metadata)
         full = clock.monotonic() >= self._look_at
         desired = await self._bus.call(DESIRED, self._alive(), timeout=30.0)
-        if desired.unchanged and not full:
+        if desired.unchanged and not full and not desired.awaited:
             return True
         if desired.unchanged:
-            desired = Desired(desired.version, networks=list(self._applied.networks.values()),
-                              ports=list(self._applied.ports.values()),
-                              routers=list(self._applied.routers.values()))  # fmt: skip
+            have = self._applied
+            desired.networks, desired.ports = list(have.networks.values()), list(have.ports.values())
+            desired.routers = list(have.routers.values())
         report = Report(self._host)
         if full:
             await self._look(desired)
         complete = await self._apply(desired, report)
-        await self._tell(report, full=full)
+        await self._tell(report, set(desired.awaited))
         if complete:
             self._version = desired.version
             if full:
@@ -220,21 +218,20 @@ class NetworkAgent:
                 del applied[key]
         return complete
 
-    async def _tell(self, report: Report, *, full: bool) -> None:
-        """Report what came up since the last report (everything on a full look)."""
+    async def _tell(self, report: Report, awaited: set[str]) -> None:
+        """Report what of the awaited is in force, and what failed."""
         have = self._applied
         up = set(have.ports)
         up |= {plan.dhcp_port[0] for plan in have.networks.values() if plan.dhcp_port is not None}
-        floating = set()
         for router in have.routers.values():
             ends = [*router.interfaces, *([router.gateway] if router.gateway else [])]
             up |= {one.port_id for one in ends}
-            floating |= {FloatingDone(router.id, one.floating, one.fixed) for one in router.floating}
-        report.up = sorted(up if full else up - self._up)
-        report.floating = sorted(floating if full else floating - self._floating, key=lambda one: one.floating)
+            report.floating += [
+                FloatingDone(router.id, one.floating, one.fixed) for one in router.floating if one.floating in awaited
+            ]
+        report.up = sorted(up & awaited)
         if report.up or report.failed or report.floating:
             await self._bus.call(REPORT, report, timeout=30.0)
-        self._up, self._floating = up, floating
 
 
 def _strays(found: Iterable[str], applied: Iterable[str], desired: Sequence[Plan]) -> set[str]:

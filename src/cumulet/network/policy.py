@@ -202,10 +202,6 @@ RULES = [
     Rule("admin_owner_or_sg_owner", "rule:owner or rule:admin_or_sg_owner"),
     Rule("shared_security_group", "field:security_groups:shared=True"),
     Rule("rule_default_sg", "field:security_group_rules:belongs_to_default_sg=True"),
-    Rule(
-        "create_default_security_group",
-        "(rule:admin_only) or (rule:service_api) or role:reader and project_id:%(project_id)s",
-    ),
     Rule("create_security_group", MEMBER),
     Rule("create_security_group:tags", MEMBER),
     Rule(

@@ -52,6 +52,8 @@ class Desired(msgspec.Struct):
     networks: list[NetworkPlan] = []
     ports: list[PortPlan] = []
     routers: list[RouterPlan] = []
+    awaited: list[str] = []
+    """Ids of ports, and floating addresses, of which a report is still missing."""
 
 
 class FloatingDone(msgspec.Struct, frozen=True):
@@ -63,7 +65,7 @@ class FloatingDone(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """What became true, or could not be made true, on a host."""
+    """What of the awaited is true, or could not be made true, on a host."""
 
     host: str
     up: list[str] = []

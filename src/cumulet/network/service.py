@@ -60,7 +60,9 @@ async def _api(parts: Parts, config: NetworkConfig) -> tuple[Role, Bootstrap]:
     async def answer(alive: rpc.Alive) -> rpc.Desired:
         await agents.heartbeat(net, alive)
         state = await desired.desired_state(net, alive.host)
-        return rpc.Desired(state.version, unchanged=True) if state.version == alive.version else state
+        if state.version == alive.version:
+            return rpc.Desired(state.version, unchanged=True, awaited=state.awaited)
+        return state
 
     async def report(told: rpc.Report) -> rpc.Done:
         await reports.apply(net, told)

@@ -63,12 +63,16 @@ class Net:
         return [one["name"] for one in next(value for key, value in reply.json.items() if not key.endswith("_links"))]
 
     async def network(self, cidr: str | None = "10.9.0.0/24", **values: Any) -> tuple[str, str]:
-        """(network id, subnet id) of a new network."""
+        """(network id, subnet id) of a new network; in a /24 addresses below 128 are never drawn."""
         network = await self.make("/networks", **values)
         if cidr is None:
             return network["id"], ""
         version = 6 if ":" in cidr else 4
-        subnet = await self.make("/subnets", network_id=network["id"], ip_version=version, cidr=cidr)
+        more = {}
+        if cidr.endswith(".0/24"):
+            base = cidr.removesuffix("0/24")
+            more["allocation_pools"] = [{"start": f"{base}128", "end": f"{base}254"}]
+        subnet = await self.make("/subnets", network_id=network["id"], ip_version=version, cidr=cidr, **more)
         return network["id"], subnet["id"]
 
     async def external(self, cidr: str = "198.51.100.0/24") -> str:

@@ -22,7 +22,8 @@ async def test_create_and_show(net: Net) -> None:
     assert network["tenant_id"] == network["project_id"] == project("demo")
     assert (network["status"], network["admin_state_up"], network["mtu"]) == ("ACTIVE", True, 1450)
     assert (network["subnets"], network["shared"], network["revision_number"]) == ([], False, 1)
-    assert network["created_at"].endswith("Z") and len(network["created_at"]) == 20
+    assert network["created_at"].endswith("Z")
+    assert len(network["created_at"]) == 20
     assert (await net.get(f"/networks/{network['id']}")).json["network"] == network
 
 

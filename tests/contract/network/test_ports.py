@@ -126,7 +126,7 @@ async def test_bindings_are_for_services(net: Net) -> None:
     message = refused(await net.post("/ports", {"port": body}), 403, "PolicyNotAuthorized")
     assert message == "rule:create_port:binding:host_id is disallowed by policy"
     port = await net.by(SERVICE).make(
-        "/ports", project_id=project("demo"), **{"network_id": network_id, "binding__host_id": "node-1"}
+        "/ports", project_id=project("demo"), network_id=network_id, binding__host_id="node-1"
     )
     assert port["binding:vif_type"] == "binding_failed"  # no agent lives there
     assert port["project_id"] == project("demo")

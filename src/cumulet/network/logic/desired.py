@@ -17,6 +17,7 @@ from sqlalchemy import select
 from cumulet.kernel.db import Row
 from cumulet.network import models as m
 from cumulet.network.logic import Network, by_key
+from cumulet.network.logic.associations import ACTIVE
 from cumulet.network.logic.groups import protocol_number
 from cumulet.network.logic.ports import host_name
 from cumulet.network.logic.routers import GATEWAY, INTERFACE
@@ -60,8 +61,18 @@ async def desired_state(net: Network, host: str) -> Desired:
         routers=await _routers(net, state, routed),
     )
     content = msgspec.json.encode((desired.networks, desired.ports, desired.routers))
+    desired.awaited = await _awaited(net, here, desired.routers)
     desired.version = hashlib.blake2b(content, digest_size=16).hexdigest()
     return desired
+
+
+async def _awaited(net: Network, here: list[Row], routers: list[RouterPlan]) -> list[str]:
+    """What the host should carry but is not known to: its next report must name it, changed or not."""
+    f = m.FLOATINGIPS.c
+    waiting = select(f.floating_ip_address).where(f.router_id.in_([one.id for one in routers]), f.status != ACTIVE)
+    floating = await _all(net, waiting) if routers else []
+    ports = [row["id"] for row in here if row["status"] != ACTIVE]
+    return ports + [row["floating_ip_address"] for row in floating]
 
 
 class _State:
