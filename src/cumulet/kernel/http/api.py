@@ -181,6 +181,12 @@ class Api:
         if not all(row.public for row in rows):
             caller = await self._authenticate(headers, caller)
             context.use(caller)
+            named = req.scope.get("cumulet.project")
+            if named is not None and caller.project_id is not None and named != caller.project_id:
+                raise Invalid(
+                    f"Malformed request URL: URL's project_id '{named}' doesn't match "
+                    f"Context's project_id '{caller.project_id}'"
+                )
         rows = [row for row in rows if version is None or within(version, row.since, row.until)]
         if not rows:
             raise NotFound("The resource could not be found.")
