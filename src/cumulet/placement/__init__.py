@@ -12,5 +12,8 @@ numbered changes that snapshots follow).
 
 Conformance: versions 1.0 to 1.39, all operations. `limit` takes the first
 candidates in a stable order unless ``randomize_allocation_candidates`` is set;
-the texts of errors are our own where no client parses them.
+the texts of errors are our own where no client parses them, and always JSON.
+Known to differ: a version 0.x is malformed (400, published 406); a body that is
+no JSON is told before a missing role (400 before 403), and a body of the wrong
+shape before a missing provider (400 before 404).
 """
