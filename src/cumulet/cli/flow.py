@@ -95,6 +95,7 @@ class Watcher:
         self._session, self._id, self._server, self._as_json = session, server_id, server, as_json
         self._rows: dict[tuple[int, str], FlowStep] = {}
         self._news_at = self._asked_at = time.monotonic()
+        self._done = False
 
     def run(self) -> None:
         """Until the server is built, has failed or is gone."""
@@ -105,16 +106,28 @@ class Watcher:
 
         news: SimpleQueue[Any] = SimpleQueue()
         # the token and the catalogue are known by now: the reader only uses its own connection
-        Thread(target=self._read, args=(news,), daemon=True).start()
+        reader = Thread(target=self._read, args=(news,), daemon=True)
+        reader.start()
         console = Console(highlight=False)
-        if self._as_json or not console.is_terminal:
-            while not self._over():
-                for row in self._take(news):
-                    self._say(console, row)
+        drawing = console.is_terminal and not self._as_json
+        try:
+            if drawing:
+                self._draw(console, news)
+            else:
+                self._print(news)
+        finally:
+            self._done = True
+            self._session.end_streams()
+            reader.join(_QUIET_SECONDS)
+        if not drawing:
             return
-        self._draw(console, news)
         told = read(self._session.call("cumulet", "GET", f"/servers/{self._id}/flow"))
         show(console, told, self._id, self._server)
+
+    def _print(self, news: SimpleQueue[Any]) -> None:
+        while not self._over():
+            for row in self._take(news):
+                self._say(row)
 
     def _draw(self, console: Any, news: SimpleQueue[Any]) -> None:
         import msgspec
@@ -134,7 +147,7 @@ class Watcher:
                 live.update(Group(*picture.lines(console.width, console.height - 1)), refresh=True)
                 tick += 1
 
-    def _say(self, console: Any, row: FlowStep) -> None:
+    def _say(self, row: FlowStep) -> None:
         import msgspec
 
         from cumulet.cli.drawing import duration
@@ -188,6 +201,8 @@ class Watcher:
                         news.put(told)
                 raise CliError("the stream of the flow ended")
             except Exception as error:
+                if self._done:
+                    return
                 failures += 1
                 final = isinstance(error, Refused) and error.status < 500
                 if final or failures > _RECONNECTS:

@@ -29,6 +29,7 @@ _SECONDS = 60.0
 _INSPECTED_BYTES = 8 << 20
 """Every format shows itself in so many bytes from the beginning."""
 FORMATS = ("qcow2", "raw", "iso", "vmdk", "vdi", "vhd", "vhdx")
+_SIZE = click.FloatRange(0, min_open=True)
 _INSPECTED = {"gpt": "raw", "vpc": "vhd"}
 """What an inspector calls a format → what the image API calls it."""
 _SUFFIXES = (".img", ".qcow2", ".raw", ".iso", ".vmdk", ".vdi", ".vhd", ".vhdx")
@@ -45,7 +46,9 @@ def image() -> None:
 @click.option("--name", help="Name of the image.  [default: the file's name]")
 @click.option("--format", "disk_format", type=click.Choice(FORMATS), help="Its format.  [default: found out]")
 @click.option("--public", is_flag=True, help="For all projects; needs an admin: --os-cloud cumulet-admin.")
-@click.option("--max-gib", type=click.FloatRange(0.001), default=20.0, show_default=True, help="The most to download.")
+@click.option(
+    "--max-gib", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="The most to download."
+)
 @click.option("--json", "as_json", is_flag=True, help="The image as JSON, without a progress bar.")
 def import_image(
     place: Place, source: str, name: str | None, disk_format: str | None, public: bool, max_gib: float, as_json: bool
@@ -169,7 +172,7 @@ def _download(url: str, file: IO[bytes], most: int, progress: Progress) -> None:
         urllib.request.UnknownHandler,
     ):  # fmt: skip
         opener.add_handler(handler())
-    limit = f"{most / 2**30:g} GiB"
+    limit = f"{most / 2**30:.3g} GiB"
     try:
         with opener.open(url, timeout=_SECONDS) as response:
             length = response.headers.get("Content-Length", "")
@@ -185,6 +188,7 @@ def _download(url: str, file: IO[bytes], most: int, progress: Progress) -> None:
                 file.write(piece)
                 progress.advance(task, len(piece))
     except urllib.error.HTTPError as error:
+        error.close()
         raise CliError(f"{url} answered {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
         raise CliError(f"{url} can't be read: {error.reason}") from None

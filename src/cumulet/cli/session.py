@@ -7,9 +7,11 @@ a full client would have started. Every failure is a sentence that says what to 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 60.0
 _LONGEST_TOLD = 500
+_NAMES = {"cumulet": "insight"}
+"""What a service is called where its catalogue type does not say it."""
 
 
 class CliError(click.ClickException):
@@ -129,9 +133,12 @@ class Session:
     _token: str | None = None
     _endpoints: dict[str, str] = field(default_factory=dict)
     _connections: dict[str, HTTPConnection] = field(default_factory=dict)
+    _streams: list[HTTPConnection] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.entry = self.place.read()
+        if (command := click.get_current_context(silent=True)) is not None:
+            command.call_on_close(self.close)
 
     # ---- requests
 
@@ -157,7 +164,9 @@ class Session:
         """An answer that is read as it comes, on a connection of its own. Raises Refused."""
         url = self.endpoint(service) + path
         sent = {"X-Auth-Token": self.token(), **headers}
-        response = self._send("GET", url, None, sent, connection=self._connect(url))
+        connection = self._connect(url)
+        self._streams.append(connection)
+        response = self._send("GET", url, None, sent, connection=connection)
         if response.status >= 400:
             self._answered(service, response)
         return response
@@ -265,7 +274,7 @@ class Session:
         data = response.read()
         answer = Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, data)
         if answer.status >= 400:
-            raise Refused(f"{service} says: {_message(answer)} ({answer.status})", answer.status)
+            raise Refused(f"{_NAMES.get(service, service)} says: {_message(answer)} ({answer.status})", answer.status)
         return answer
 
     # ---- what several commands need
@@ -299,10 +308,20 @@ class Session:
         self.token()
         return self.roles
 
+    def end_streams(self) -> None:
+        """Whoever reads a stream, in another thread, finds that it has ended."""
+        for connection in self._streams:
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        for connection in self._connections.values():
+        """End every connection."""
+        self.end_streams()
+        for connection in (*self._connections.values(), *self._streams):
             connection.close()
         self._connections.clear()
+        self._streams.clear()
 
 
 def events_of(response: HTTPResponse) -> Iterator[tuple[str | None, Any]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from click.testing import CliRunner, Result
 from cumulet.cli import main
 from cumulet.cli.clouds import write_clouds
 from cumulet.cli.session import Place, Session
+from cumulet.compute.drivers.simulated import Knobs
 from tests.cloud import PASSWORD, running_cloud
 from tests.contract.insight.serving import served
 
+# long enough to be watched; too small for the largest flavor
+MACHINE = Knobs(memory_mib=8192, latency={"ensure_running": 0.4})
 PACKAGES = ["image", "placement", "network", "compute", "insight"]
 
 
@@ -28,6 +31,7 @@ class Served:
 
     data: Path
     url: str
+    sessions: list[Session] = field(default_factory=list)
 
     def run(self, *words: str, cloud: str = "cumulet", env: dict[str, str] | None = None) -> Result:
         """``cumulet WORDS`` on this cloud, in 100 columns."""
@@ -41,17 +45,25 @@ class Served:
         return result.stdout
 
     def session(self, cloud: str = "cumulet") -> Session:
-        return Session(Place(self.data, cloud))
+        self.sessions.append(Session(Place(self.data, cloud)))
+        return self.sessions[-1]
 
 
 @pytest.fixture(scope="package")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     data = tmp_path_factory.mktemp("cloud")
     ready: list[str] = []
-    begun, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+    begun = threading.Event()
+    life: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def live() -> None:
-        async with running_cloud(data, packages=PACKAGES) as running, served(running.cloud.front) as url:
+        stop = asyncio.Event()
+        life.append((asyncio.get_running_loop(), stop))
+        options = {"simulated_knobs": MACHINE}
+        async with (
+            running_cloud(data, packages=PACKAGES, options=options) as running,
+            served(running.cloud.front) as url,
+        ):
             write_clouds(data, f"{url}/identity", PASSWORD)
             ready.append(url)
             begun.set()
@@ -59,18 +71,21 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
     def work() -> None:
         try:
-            loop.run_until_complete(live())
+            asyncio.run(live())
         finally:
-            loop.close()
             begun.set()
 
     thread = threading.Thread(target=work)
     thread.start()
     assert begun.wait(60)
     assert ready, "the cloud did not start"
+    cloud = Served(data, ready[0])
     try:
-        yield Served(data, ready[0])
+        yield cloud
     finally:
+        for session in cloud.sessions:
+            session.close()
+        loop, stop = life[0]
         loop.call_soon_threadsafe(stop.set)
         thread.join(60)
 
@@ -108,7 +123,6 @@ class Servers:
         server_id: str = session.call("compute", "POST", "/servers", {"server": body})["server"]["id"]
         while wait and self.status(server_id, session) == "BUILD":
             threading.Event().wait(0.05)
-        session.close()
         return server_id
 
     def status(self, server_id: str, session: Session) -> str:
