@@ -172,7 +172,8 @@ class NetworkAgent:
         report.failed |= {one.id: failed[one.network_id] for one in desired.ports if one.network_id in failed}
         complete &= await self._ensure(driver.ensure_port, have.ports, ports, report.failed)
         complete &= await self._ensure(driver.ensure_router, have.routers, desired.routers, {})
-        complete &= await self._remove(driver.drop_network, have.networks, desired.networks)
+        if complete:  # what still stands on a network needs it
+            complete = await self._remove(driver.drop_network, have.networks, desired.networks)
         return complete
 
     async def _ensure(
