@@ -130,6 +130,8 @@ class Picture:
     """All steps there are; those not yet recorded are drawn as to come. Empty: the flow is over."""
     tick: int = 0
     """Moves the sign of life."""
+    waited_ms: float = 0.0
+    """For how long there has been no news."""
 
     def lines(self, width: int, height: int | None = None) -> list[Text]:
         """The drawing; with ``height`` at most so many lines, those around the running step."""
@@ -144,9 +146,12 @@ class Picture:
                 attempt = one.attempt
                 body.append(_rule(f"attempt {attempt}", width))
             if isinstance(one, ToCome):
-                mark = SPINNER[self.tick % len(SPINNER)] if one.step == running else "·"
-                body.append(_to_come(one, layout, mark))
-                focus = len(body) if one.step == running else focus
+                line = _to_come(one, layout, SPINNER[self.tick % len(SPINNER)] if one.step == running else "·")
+                if one.step == running:
+                    focus = len(body) + 1
+                    line.append(" " * ((layout.host + 1 if layout.host else 0) + layout.start + 1))
+                    line.append(f"{duration(self.waited_ms):>{layout.took}}", "yellow")
+                body.append(line)
             else:
                 body += _lines_of(one, layout, axis, width)
                 focus = len(body) if running is None else focus

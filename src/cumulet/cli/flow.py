@@ -143,7 +143,8 @@ class Watcher:
             while not self._over():
                 self._take(news)
                 steps = list(self._rows.values())
-                picture = Picture(title(steps, self._id, self._server), steps, names, tick)
+                waited = (time.monotonic() - self._news_at) * 1000
+                picture = Picture(title(steps, self._id, self._server), steps, names, tick, waited)
                 live.update(Group(*picture.lines(console.width, console.height - 1)), refresh=True)
                 tick += 1
 

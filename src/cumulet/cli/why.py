@@ -49,11 +49,11 @@ def picture(told: dict[str, Any], name: str, server_id: str, status: str) -> lis
             parts.append(Padding(Text(str(fault["details"]), "dim"), (0, 3)))
     reasons = told.get("why") or {}
     if reasons.get("filters"):
-        parts += ["", _filters(reasons)]
+        parts.append(_filters(reasons))
     if reasons.get("best"):
-        parts += ["", _best(reasons["best"])]
+        parts.append(_best(reasons["best"]))
     if reasons.get("tried"):
-        parts += ["", _tried(reasons["tried"])]
+        parts.append(_tried(reasons["tried"]))
     return parts
 
 
