@@ -2,7 +2,7 @@
 """What insight does: files events, tells the flow of a server now and as it goes on, asks compute why.
 
 Invariant: whoever sees a flow may see the server in compute, or could while it
-was there; and every question to compute is asked with the caller's own token.
+was there. Whether that is so, compute is asked with the caller's own token alone.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 import orjson
 from sqlalchemy import delete, select
 
+from cumulet.client.session import ServiceSession
 from cumulet.insight import flow as flows
 from cumulet.insight.config import Config
 from cumulet.insight.flow import Flow, Row, Stored
 from cumulet.insight.models import EVENTS
-from cumulet.kernel import clock, context, errors, ids
+from cumulet.kernel import clock, context, errors
 from cumulet.kernel.db import Database, Transaction
-from cumulet.kernel.errors import Fault, NotFound, Unavailable
+from cumulet.kernel.errors import NotFound, Unavailable
 from cumulet.kernel.http.api import Authenticator
 from cumulet.kernel.registry import Transport
 from cumulet.kernel.trace import Event
@@ -38,6 +39,8 @@ class Insight:
 
     database: Database
     compute: Callable[[], Transport]
+    session: ServiceSession
+    """For what only a service is told; used after the caller was found to be allowed."""
     authenticator: Authenticator
     config: Config = field(default_factory=Config)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -142,38 +145,30 @@ class Insight:
 
     async def server(self, server_id: str) -> dict[str, Any]:
         """The server as compute shows it to the caller; raises NotFound, and Unavailable without compute."""
-        shown: dict[str, Any] = (await self._ask(f"/v2.1/servers/{server_id}", server_id))["server"]
-        return shown
-
-    async def why(self, server_id: str) -> dict[str, Any]:
-        """How the scheduler decided on the server, and its fault, as compute tells the caller."""
-        return await self._ask(f"/v2.1/cumulet/servers/{server_id}/why", server_id)
-
-    async def _ask(self, path: str, server_id: str) -> dict[str, Any]:
         caller = context.current()
         assert caller is not None
-        if not ids.is_uuid(server_id):
-            raise NotFound(f"Server {server_id[:64]} could not be found.")
         # no session: what the caller's token can't do must not be done with ours instead
         headers = {
             "x-auth-token": caller.token or "",
             "x-openstack-request-id": caller.trace_id,
             "accept": "application/json",
         }
-        reply = await self.compute().send("GET", path, headers)
+        reply = await self.compute().send("GET", f"/v2.1/servers/{server_id}", headers)
         data = await reply.read()
         if reply.status == 200:
-            told: dict[str, Any] = orjson.loads(data)
-            return told
+            shown: dict[str, Any] = orjson.loads(data)["server"]
+            return shown
         if reply.status == 404:
             raise NotFound(f"Server {server_id} could not be found.")
         if reply.status >= 500:
             raise Unavailable(f"The compute service answered {reply.status}.")
-        raise _refusal(reply.status)
+        raise errors.of_status(reply.status, f"The compute service refused to show the server ({reply.status}).")
 
-
-def _refusal(status: int) -> Fault:
-    return errors.of_status(status, f"The compute service refused to show the server ({status}).")
+    async def why(self, server_id: str) -> dict[str, Any]:
+        """How the scheduler decided on the server, and its fault, hosts named; not for every caller's eyes."""
+        path = f"/v2.1/cumulet/servers/{server_id}/why"
+        told: dict[str, Any] = await self.session.call("compute", "GET", path, as_service=True)
+        return told
 
 
 def _stored(row: dict[str, Any]) -> Stored:

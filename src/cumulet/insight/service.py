@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from cumulet.client.session import ServiceSession
 from cumulet.insight.api import ROUTES
 from cumulet.insight.config import Config
 from cumulet.insight.errors import InsightDialect
@@ -43,7 +44,8 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     """Build the role ``insight``."""
     config = parts.settings.section("insight", Config)
     database = await parts.open_database("insight", METADATA, None)
-    insight = Insight(database, lambda: parts.transport("compute"), parts.authenticator, config)
+    session = ServiceSession(parts.transport, "insight", parts.secrets.get("service:insight"))
+    insight = Insight(database, lambda: parts.transport("compute"), session, parts.authenticator, config)
     api = Api(
         "insight",
         ROUTES,

@@ -14,9 +14,9 @@ import pytest
 
 from cumulet.client.transport import LocalReply
 from cumulet.insight.rpc import EVENTS, Events
-from cumulet.kernel import trace
+from cumulet.kernel import clock, trace
 from cumulet.kernel.errors import Unauthorized, Unavailable
-from tests.contract.image.lone import DEMO, Lone, Played, lone_service, project
+from tests.contract.image.lone import DEMO, SERVICE, Lone, Played, lone_service, project
 
 SERVER = "3f1c1c52-6d0e-4d0e-9d43-0e9a3b7c2f10"
 START = 1_800_000_000.0
@@ -46,8 +46,23 @@ class PlayedCompute:
         if owner is None or not (caller.is_admin or caller.project_id == project(owner)):
             return _reply(404, {"itemNotFound": {"code": 404, "message": f"Instance {server_id} could not be found."}})
         if path.endswith("/why"):
+            if not caller.is_service:
+                return _reply(403, {"forbidden": {"code": 403, "message": "Only a service may ask."}})
             return _reply(200, self.whys[server_id])
         return _reply(200, {"server": {"id": server_id, "tenant_id": project(owner), "user_id": "u"}})
+
+
+class PlayedIdentity:
+    """Gives insight a token of its own."""
+
+    async def send(
+        self, method: str, path: str, headers: Mapping[str, str], body: Any = b"", *, timeout: float = 60.0
+    ) -> LocalReply:
+        assert (method, path) == ("POST", "/v3/auth/tokens?nocatalog")
+        assert orjson.loads(body)["auth"]["identity"]["password"]["user"]["name"] == "insight"
+        reply = _reply(201, {"token": {"expires_at": clock.iso_micro_z(clock.now() + 3600)}})
+        reply.headers = {"x-subject-token": SERVICE}
+        return reply
 
 
 def _reply(status: int, document: Any) -> LocalReply:
@@ -90,7 +105,13 @@ def compute() -> PlayedCompute:
 @pytest.fixture
 async def insight(tmp_path: Path, compute: PlayedCompute) -> AsyncIterator[Lone]:
     settings = {"insight": {"heartbeat_seconds": 0.05}}
+    others = {"compute": compute, "identity": PlayedIdentity()}
     async with lone_service(
-        "insight", tmp_path, {"insight"}, mount="/cumulet", settings=settings, others={"compute": compute}
+        "insight",
+        tmp_path,
+        {"insight"},
+        mount="/cumulet",
+        settings=settings,
+        others=others,
     ) as lone:
         yield lone

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.contract.image.lone import ADMIN, DEMO, Lone
+from tests.contract.image.lone import ADMIN, DEMO, SERVICE, Lone
 from tests.contract.insight.conftest import SERVER, PlayedCompute
 
 WHY: dict[str, Any] = {
@@ -47,6 +47,15 @@ async def test_a_user_is_told_numbers_and_no_names(insight: Lone, compute: Playe
     assert told["why"]["best"] == [{"host": "host-3", "weight": 1.5, "parts": {}}]
     assert told["fault"]["message"] == "No valid host was found. host-1 is disabled."
     assert "rack" not in str(told)
+
+
+async def test_only_after_the_caller_was_let_in_a_service_asks(insight: Lone, compute: PlayedCompute) -> None:
+    compute.whys[SERVER] = WHY
+    await insight.request("GET", f"/v1/servers/{SERVER}/why", token=DEMO)
+    assert compute.asked == [
+        (f"/v2.1/servers/{SERVER}", DEMO),
+        (f"/v2.1/cumulet/servers/{SERVER}/why", SERVICE),
+    ]
 
 
 async def test_why_needs_compute(insight: Lone, compute: PlayedCompute) -> None:
