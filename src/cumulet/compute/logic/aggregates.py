@@ -27,7 +27,7 @@ def missing(number: str) -> NotFound:
 
 
 def _key(number: str) -> int:
-    if not number.isdigit():
+    if not number.removeprefix("-").isdigit():
         raise Invalid(f"Invalid input received: id must be an integer, not {number[:40]!r}")
     return int(number)
 
