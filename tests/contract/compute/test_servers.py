@@ -314,5 +314,7 @@ async def test_delete_is_accepted_while_building(world: World) -> None:
     server_id = await world.create(name="hasty")
     assert (await world.demo.delete(f"/servers/{server_id}")).status == 204
     await world.demo.gone(server_id)
-    used = (await world.cloud.request("GET", f"/network/v2.0/ports?device_id={server_id}", token=world.admin.token)).json
+    used = (
+        await world.cloud.request("GET", f"/network/v2.0/ports?device_id={server_id}", token=world.admin.token)
+    ).json
     assert used["ports"] == []

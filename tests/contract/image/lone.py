@@ -175,7 +175,7 @@ async def lone_service(
     )
     service: Service = await importlib.import_module(f"cumulet.{package}.service").build(parts, set(roles))
     tasks = [task for role in service.roles for task in role.tasks] if started else []
-    app = next(role.app for role in service.roles if role.app is not None)
+    app = next((role.app for role in service.roles if role.app is not None), None)
     try:
         if service.bootstrap is not None:
             await service.bootstrap({})

@@ -199,7 +199,8 @@ async def test_what_is_not_there_or_not_ready_is_not_connected(volumes: Volumes)
     broken = await volumes.request("PUT", path, {"attachment": {"connector": CONNECTOR}})
     assert broken.status == 500
     assert "unplugged" in broken.json["computeFault"]["message"]
-    for bad in ({}, {"connector": {}}, {"connector": {"host": ""}}, {"connector": {"ip": "127.0.0.1"}}):
+    bodies: list[dict[str, Any]] = [{}, {"connector": {}}, {"connector": {"host": ""}}, {"connector": {"ip": "1"}}]
+    for bad in bodies:
         assert (await volumes.request("PUT", path, {"attachment": bad})).status == 400
     assert (await volumes.request("DELETE", path)).status == 200
     assert await status(volumes, volume["id"]) == "available"

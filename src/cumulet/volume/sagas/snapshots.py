@@ -12,7 +12,7 @@ from cumulet.volume.limits import snapshot_costs
 from cumulet.volume.models import SNAPSHOTS, WORDS
 from cumulet.volume.rpc import DROP, SNAP, Drop, Snap
 from cumulet.volume.sagas.params import CreateSnapshot, DeleteSnapshot
-from cumulet.volume.sagas.volumes import drop_there
+from cumulet.volume.sagas.volumes import drop_there, is_there
 from cumulet.volume.sagas.world import World
 from cumulet.volume.states import CREATING, ERROR_DELETING, SNAPSHOT
 
@@ -68,6 +68,8 @@ async def gone(run: Run) -> None:
     row = await world.snapshot(run.params.snapshot_id)
 
     async def body(tx: Transaction) -> None:
+        if not await is_there(tx, SNAPSHOTS, row["id"]):
+            return
         await SNAPSHOT.finish(tx, "delete", row["id"], deleted_at=clock.now())
         await world.quota.give(tx, row["project_id"], snapshot_costs(row["size"], row["type_name"]))
         await tx.run(delete(WORDS).where(WORDS.c.owner_id == row["id"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import Table, delete, select
 
 from cumulet.kernel import clock
 from cumulet.kernel.db import Transaction
@@ -21,7 +21,7 @@ from cumulet.volume.rpc import DROP, GROW, MAKE, Drop, Grow, Make, backend_host
 from cumulet.volume.sagas.params import CreateVolume, DeleteVolume, ExtendVolume
 from cumulet.volume.sagas.world import World, candidates
 from cumulet.volume.scheduler import Request, rank
-from cumulet.volume.states import CREATING, ERROR_DELETING, ERROR_EXTENDING, EXTENDING, SNAPSHOT, VOLUME
+from cumulet.volume.states import CREATING, DELETED, ERROR_DELETING, ERROR_EXTENDING, EXTENDING, SNAPSHOT, VOLUME
 
 _GIVE_UP = 5
 """Tries of an undo on a host that does not answer; its own sweep does the rest."""
@@ -142,6 +142,8 @@ async def gone(run: Run) -> None:
     snapshots = [await world.snapshot(snapshot_id) for snapshot_id in run.params.snapshots]
 
     async def body(tx: Transaction) -> None:
+        if not await is_there(tx, VOLUMES, row["id"]):
+            return
         now = clock.now()
         await VOLUME.finish(tx, "delete", row["id"], deleted_at=now, host=None)
         await world.quota.give(tx, row["project_id"], volume_costs(row["size"], row["type_name"]))
@@ -152,6 +154,11 @@ async def gone(run: Run) -> None:
             await world.quota.give(tx, one["project_id"], snapshot_costs(one["size"], one["type_name"]))
 
     run.commit(body)
+
+
+async def is_there(tx: Transaction, table: Table, id_: str) -> bool:
+    """Whether a record is not deleted yet: what a delete gives back it gives once."""
+    return await tx.first(select(table.c.id).where(table.c.id == id_, table.c.status != DELETED)) is not None
 
 
 async def delete_failed(run: Run, failed: Failed) -> None:
