@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from cumulet.identity.config import IdentitySettings
 from cumulet.identity.errors import AuthenticationFailed, expecting, forbidden_action, missing
@@ -24,6 +24,15 @@ from cumulet.kernel import clock, trace
 from cumulet.kernel.db import Database, Row
 from cumulet.kernel.errors import Invalid, Unauthorized
 
+_WANTED: Any = bindparam("wanted")
+_USER = select(USERS).where(USERS.c.id == _WANTED)
+_USER_NAMED = select(USERS).where(USERS.c.domain_id == bindparam("domain"), USERS.c.name == _WANTED)
+_DOMAINS = select(PROJECTS).where(PROJECTS.c.is_domain.is_(True), PROJECTS.c.enabled.is_(True))
+_DOMAIN, _DOMAIN_NAMED = _DOMAINS.where(PROJECTS.c.id == _WANTED), _DOMAINS.where(PROJECTS.c.name == _WANTED)
+_PROJECTS = select(PROJECTS).where(PROJECTS.c.is_domain.is_(False))
+_PROJECT = _PROJECTS.where(PROJECTS.c.id == _WANTED)
+_PROJECT_NAMED = _PROJECTS.where(PROJECTS.c.domain_id == bindparam("domain"), PROJECTS.c.name == _WANTED)
+_CREDENTIAL = select(APPLICATION_CREDENTIALS).where(APPLICATION_CREDENTIALS.c.id == _WANTED)
 _SCOPES = ("system", "project", "domain", "unscoped")
 
 
@@ -65,7 +74,7 @@ class Authentication:
             await getattr(self, f"_by_{method}")(identity[method], proof)
         if proof.user_id is None:
             raise Unauthorized
-        user = await self._database.first(select(USERS).where(USERS.c.id == proof.user_id))
+        user = await self._database.first(_USER, {"wanted": proof.user_id})
         if user is None or not _enough_methods(user, proof.methods):
             raise Unauthorized
         now = int(clock.now())
@@ -139,7 +148,7 @@ class Authentication:
     async def _by_application_credential(self, sent: dict[str, Any], proof: Proof) -> None:
         table = APPLICATION_CREDENTIALS
         if sent.get("id"):
-            row = await self._database.first(select(table).where(table.c.id == sent["id"]))
+            row = await self._database.first(_CREDENTIAL, {"wanted": sent["id"]})
             if row is None:
                 raise missing("Application Credential", sent["id"])
         else:
@@ -166,20 +175,20 @@ class Authentication:
     async def _user(self, named: dict[str, Any]) -> Row | None:
         """The user of an ``id``, or of a ``name`` in an enabled ``domain``."""
         if "id" in named:
-            return await self._database.first(select(USERS).where(USERS.c.id == named["id"]))
+            return await self._database.first(_USER, {"wanted": named["id"]})
         if "domain" not in named:
             raise expecting("domain", "user")
         domain = await self._domain(named["domain"])
         if domain is None:
             return None
-        wanted = (USERS.c.domain_id == domain["id"]) & (USERS.c.name == named["name"])
-        return await self._database.first(select(USERS).where(wanted))
+        return await self._database.first(_USER_NAMED, {"domain": domain["id"], "wanted": named["name"]})
 
     async def _domain(self, named: dict[str, Any]) -> Row | None:
         """The enabled domain of an ``id`` or ``name``."""
-        wanted = PROJECTS.c.id == named["id"] if "id" in named else PROJECTS.c.name == named["name"]
-        domains = select(PROJECTS).where(PROJECTS.c.is_domain.is_(True), PROJECTS.c.enabled.is_(True), wanted)
-        return await self._database.first(domains)
+        by_id = "id" in named
+        return await self._database.first(
+            _DOMAIN if by_id else _DOMAIN_NAMED, {"wanted": named["id"] if by_id else named["name"]}
+        )
 
     async def _scope(self, auth: dict[str, Any]) -> tuple[str | None, str]:
         """The wished scope and its id; None where nothing was said."""
@@ -209,10 +218,10 @@ class Authentication:
             if "domain" not in named:
                 raise expecting("domain", "project")
             domain = await self._domain(named["domain"])
-            wanted = (PROJECTS.c.name == named["name"]) & (PROJECTS.c.domain_id == (domain["id"] if domain else ""))
+            params = {"domain": domain["id"] if domain else "", "wanted": named["name"]}
+            row = await self._database.first(_PROJECT_NAMED, params)
         else:
-            wanted = PROJECTS.c.id == named["id"]
-        row = await self._database.first(select(PROJECTS).where(PROJECTS.c.is_domain.is_(False), wanted))
+            row = await self._database.first(_PROJECT, {"wanted": named["id"]})
         if row is None:
             raise Unauthorized
         project_id: str = row["id"]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import and_, bindparam, or_, select
 
 from cumulet.identity.errors import missing, taken
 from cumulet.identity.logic.feed import Feed
@@ -57,7 +57,7 @@ async def load_graph(reader: Reader) -> RoleGraph:
     return RoleGraph({row["id"]: row for row in rows}, implied)
 
 
-def of_user(user_id: str) -> Any:
+def of_user(user_id: Any) -> Any:
     """The assignments of a user and of its groups."""
     groups = select(MEMBERSHIPS.c.group_id).where(MEMBERSHIPS.c.user_id == user_id)
     table = ASSIGNMENTS.c
@@ -67,27 +67,28 @@ def of_user(user_id: str) -> Any:
     )
 
 
-def _held(user_id: str, target_type: str, target_id: str, above: list[str]) -> Select[Any]:
-    table = ASSIGNMENTS.c
-    here = and_(table.target_type == target_type, table.target_id == target_id, table.inherited.is_(False))
-    if above:
-        inherited = and_(table.target_type.in_(("domain", "project")), table.target_id.in_(above))
-        here = or_(here, and_(inherited, table.inherited.is_(True)))
-    return select(table.role_id).where(of_user(user_id), here).distinct()
+# one statement for every place: what is inherited from elsewhere is sifted afterwards
+_HELD = (
+    select(ASSIGNMENTS.c.role_id, ASSIGNMENTS.c.target_id, ASSIGNMENTS.c.inherited)
+    .where(
+        of_user(bindparam("actor")),
+        or_(
+            and_(ASSIGNMENTS.c.target_type == bindparam("place"), ASSIGNMENTS.c.target_id == bindparam("place_id")),
+            ASSIGNMENTS.c.inherited.is_(True),
+        ),
+    )
+    .distinct()
+)
 
 
-async def held(reader: Reader, user_id: str, target_type: str, target_id: str, above: list[str]) -> list[str]:
+async def held(database: Database, user_id: str, target_type: str, target_id: str, above: list[str]) -> list[str]:
     """The ids of the roles assigned to a user on a target, by itself, its groups or from ``above``.
 
     ``above`` are the projects over a project and its domain. Implied roles are not added.
     """
-    return [row["role_id"] for row in await reader.all(_held(user_id, target_type, target_id, above))]
-
-
-async def held_now(database: Database, user_id: str, target_type: str, target_id: str, above: list[str]) -> list[str]:
-    """`held` as a point read."""
-    rows = await database.all(_held(user_id, target_type, target_id, above), point=True)
-    return [row["role_id"] for row in rows]
+    params = {"actor": user_id, "place": target_type, "place_id": target_id}
+    rows = await database.all(_HELD, params, point=True)
+    return [row["role_id"] for row in rows if (row["target_id"] in above if row["inherited"] else True)]
 
 
 async def targets_of(reader: Reader, user_id: str) -> list[Row]:

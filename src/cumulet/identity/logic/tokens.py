@@ -172,15 +172,15 @@ class Tokens:
             project = await self._standing(_PROJECT, claims.scope_id, claims)
             above = await self._above(project)
             project_domain = await self._standing(_PROJECT, project["domain_id"], claims)
-            assigned = await roles.held_now(self._database, user["id"], "project", project["id"], above)
+            assigned = await roles.held(self._database, user["id"], "project", project["id"], above)
             document["project"] = {"domain": _named(project_domain), **_named(project)}
             document["is_domain"] = project["is_domain"]
         elif claims.scope == "d":
             domain = await self._standing(_PROJECT, claims.scope_id, claims)
-            assigned = await roles.held_now(self._database, user["id"], "domain", domain["id"], [])
+            assigned = await roles.held(self._database, user["id"], "domain", domain["id"], [])
             document["domain"] = _named(domain)
         elif claims.scope == "s":
-            assigned = await roles.held_now(self._database, user["id"], "system", "system", [])
+            assigned = await roles.held(self._database, user["id"], "system", "system", [])
             document["system"] = {"all": True}
         held = (await self.graph()).expand_global(assigned)
         credential = await self._credential(claims)
