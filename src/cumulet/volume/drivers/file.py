@@ -43,6 +43,7 @@ class FileBackend:
         def prepare() -> None:
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._gid is not None:
+                self._folder.parent.chmod(0o711)  # QEMU goes through it and sees nothing in it
                 os.chown(self._folder, -1, self._gid)
                 self._folder.chmod(0o2770)
             for part in self._folder.glob(".*.part"):
