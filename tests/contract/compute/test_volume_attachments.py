@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.contract.compute.conftest import DEADLINE, World
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+NOWHERE = "11111111-1111-4111-8111-111111111111"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def server(world: World) -> AsyncIterator[dict[str, Any]]:
+    made = await world.active(name="with-disks", networks="none")
+    yield made
+    await world.demo.gone(made["id"])
+
+
+async def volume(world: World, **members: Any) -> str:
+    body = {"volume": {"size": 1, "name": "data", **members}}
+    reply = await world.cloud.request("POST", "/volume/v3/volumes", body, token=world.demo.token)
+    assert reply.status == 202, reply.data
+    volume_id = str(reply.json["volume"]["id"])
+    await status(world, volume_id, "available")
+    return volume_id
+
+
+async def status(world: World, volume_id: str, wanted: str) -> dict[str, Any]:
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            reply = await world.cloud.request("GET", f"/volume/v3/volumes/{volume_id}", token=world.demo.token)
+            found: dict[str, Any] = reply.json.get("volume", {"status": "gone"})
+            if found["status"] == wanted:
+                return found
+            assert found["status"] != "error", found
+            await asyncio.sleep(0.02)
+
+
+async def test_a_volume_comes_and_goes(world: World, server: dict[str, Any]) -> None:
+    demo, path = world.demo, f"/servers/{server['id']}/os-volume_attachments"
+    volume_id = await volume(world)
+    old = await demo.at("2.100").post(path, {"volumeAttachment": {"volumeId": volume_id, "tag": "data"}})
+    assert old.status == 200, old.data
+    assert old.json["volumeAttachment"] == {
+        "id": volume_id, "volumeId": volume_id, "serverId": server["id"], "device": "/dev/vdb", "tag": "data",
+        "delete_on_termination": False,
+    }  # fmt: skip
+    await status(world, volume_id, "in-use")
+    listed = (await demo.get(path)).json["volumeAttachments"]
+    assert [set(one) for one in listed] == [
+        {"volumeId", "serverId", "device", "tag", "delete_on_termination", "attachment_id", "bdm_uuid"}
+    ]
+    assert set((await demo.at("2.1").get(path)).json["volumeAttachments"][0]) == {
+        "id", "volumeId", "serverId", "device",
+    }  # fmt: skip
+    assert (await demo.get(f"{path}/{volume_id}")).json["volumeAttachment"] == listed[0]
+    shown = (await demo.show(server["id"]))["os-extended-volumes:volumes_attached"]
+    assert shown == [{"id": volume_id, "delete_on_termination": False}]
+    twice = await demo.post(path, {"volumeAttachment": {"volumeId": volume_id}})
+    assert (twice.status, "already attached" in twice.json["badRequest"]["message"]) == (400, True)
+    change = {"volumeAttachment": {"volumeId": volume_id, "delete_on_termination": True}}
+    assert (await demo.put(f"{path}/{volume_id}", change)).status == 202
+    assert (await demo.get(f"{path}/{volume_id}")).json["volumeAttachment"]["delete_on_termination"] is True
+    moved = {"volumeAttachment": {"volumeId": volume_id, "device": "/dev/vdz"}}
+    assert (await demo.put(f"{path}/{volume_id}", moved)).status == 400
+    assert (
+        await demo.at("2.84").put(f"{path}/{volume_id}", {"volumeAttachment": {"volumeId": volume_id}})
+    ).status == 403
+    gone = await demo.delete(f"{path}/{volume_id}")
+    assert (gone.status, gone.data) == (202, b"")
+    await status(world, volume_id, "available")
+    assert (await demo.delete(f"{path}/{volume_id}")).status == 404
+    assert (await demo.get(f"{path}/{volume_id}")).status == 404
+
+
+async def test_attaching_has_no_body_from_2_101(world: World, server: dict[str, Any]) -> None:
+    path = f"/servers/{server['id']}/os-volume_attachments"
+    volume_id = await volume(world)
+    reply = await world.demo.post(path, {"volumeAttachment": {"volumeId": volume_id, "device": "/dev/vdq"}})
+    assert (reply.status, reply.data) == (202, b"")
+    await status(world, volume_id, "in-use")
+    await world.demo.delete(f"{path}/{volume_id}")
+    await status(world, volume_id, "available")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"volumeId": NOWHERE}, 404),
+        ({"volumeId": "no"}, 400),
+        ({"volumeId": NOWHERE, "device": "vdb"}, 400),
+        ({"volumeId": NOWHERE, "colour": "red"}, 400),
+        ({}, 400),
+    ],
+)
+async def test_attachments_that_are_refused(world: World, server: dict[str, Any], body: Any, code: int) -> None:
+    path = f"/servers/{server['id']}/os-volume_attachments"
+    assert (await world.demo.post(path, {"volumeAttachment": body})).status == code
+
+
+async def test_a_reader_attaches_nothing(world: World, server: dict[str, Any]) -> None:
+    path = f"/servers/{server['id']}/os-volume_attachments"
+    assert (await world.reader.get(path)).status == 200
+    assert (await world.reader.post(path, {"volumeAttachment": {"volumeId": NOWHERE}})).status == 403
+
+
+async def test_boot_from_a_volume_made_of_an_image(world: World) -> None:
+    device = {
+        "uuid": world.image, "source_type": "image", "destination_type": "volume", "boot_index": 0, "volume_size": 1,
+        "delete_on_termination": True,
+    }  # fmt: skip
+    server = await world.active(name="on-volume", imageRef="", networks="none", block_device_mapping_v2=[device])
+    assert server["image"] == ""
+    (attached,) = server["os-extended-volumes:volumes_attached"]
+    assert attached["delete_on_termination"] is True
+    path = f"/servers/{server['id']}/os-volume_attachments"
+    refused = await world.demo.delete(f"{path}/{attached['id']}")
+    assert (refused.status, refused.json["forbidden"]["message"]) == (403, "Cannot detach a root device volume")
+    await world.demo.gone(server["id"])
+    await status(world, attached["id"], "gone")
+
+
+async def test_boot_with_the_users_volume_beside_the_image(world: World) -> None:
+    volume_id = await volume(world)
+    root = {"uuid": world.image, "source_type": "image", "destination_type": "local", "boot_index": 0}
+    mine = {"uuid": volume_id, "source_type": "volume", "destination_type": "volume", "boot_index": -1}
+    server = await world.active(name="two-disks", networks="none", block_device_mapping_v2=[root, mine])
+    assert [one["id"] for one in server["os-extended-volumes:volumes_attached"]] == [volume_id]
+    again = await world.demo.post("/servers", world.body(networks="none", block_device_mapping_v2=[root, mine]))
+    assert again.status == 400
+    assert "Invalid volume" in again.json["badRequest"]["message"]
+    await world.demo.gone(server["id"])
+    await status(world, volume_id, "available")
+
+
+async def test_an_empty_volume_does_not_boot(world: World) -> None:
+    volume_id = await volume(world)
+    device = {"uuid": volume_id, "source_type": "volume", "destination_type": "volume", "boot_index": 0}
+    reply = await world.demo.post("/servers", world.body(imageRef="", block_device_mapping_v2=[device]))
+    assert reply.status == 400
+    assert reply.json["badRequest"]["message"] == f"Block Device {volume_id} is not bootable."
+    several = world.body(imageRef="", min_count=2, block_device_mapping_v2=[device])
+    told = (await world.demo.post("/servers", several)).json["badRequest"]["message"]
+    assert told == "Cannot attach one or more volumes to multiple instances"
