@@ -37,6 +37,8 @@ Plan = TypeVar("Plan", NetworkPlan, PortPlan, RouterPlan)
 _log = logging.getLogger(__name__)
 _AT_ONCE = 8
 """Plans that are applied at the same time."""
+_STRETCH = 32
+"""Changed plans that are applied before the agent looks up whether there is news."""
 _RETRY = 1.0
 """Seconds until the next try after something failed; doubled up to the timer's period."""
 
@@ -73,6 +75,8 @@ class NetworkAgent:
         self._every = every
         self._delay = _RETRY
         self._opened = False
+        self._news = False
+        """Whether somebody poked since the running look began."""
         self._subscription: Subscription | None = None
         self._again: asyncio.TimerHandle | None = None
         self.loop = Loop(f"network agent {host}", every, self.run)
@@ -89,16 +93,20 @@ class NetworkAgent:
             self._again.cancel()
         if self._subscription is not None:
             await self._subscription.stop()
+            self._subscription = None
         await self.loop.stop()
         if self._opened:
+            self._opened = False
             await self._driver.close()
 
     async def _poked(self, _: Done) -> Done:
+        self._news = True
         self.loop.poke()
         return Done()
 
     async def run(self) -> None:
-        """One look: ask, apply, report. What failed is tried again soon."""
+        """One look: ask, apply, report. What failed is tried again soon, what was left for news at once."""
+        self._news = False
         try:
             complete = await self._reconcile()
         except (Fault, NetworkError) as fault:
@@ -106,8 +114,9 @@ class NetworkAgent:
             complete = False
         if complete:
             self._delay = _RETRY
-        else:
-            self._version = ""
+            return
+        self._version = ""
+        if not self._news:
             self._again = asyncio.get_running_loop().call_later(self._delay, self.loop.poke)
             self._delay = min(self._delay * 2, self._every)
 
@@ -125,11 +134,9 @@ class NetworkAgent:
             have = self._applied
             desired.networks, desired.ports = list(have.networks.values()), list(have.ports.values())
             desired.routers = list(have.routers.values())
-        report = Report(self._host)
         if full:
             await self._look(desired)
-        complete = await self._apply(desired, report)
-        await self._tell(report, set(desired.awaited))
+        complete = await self._apply(desired)
         if complete:
             self._version = desired.version
             if full:
@@ -161,17 +168,29 @@ class NetworkAgent:
         for key in sorted(keys):
             await drop(key)
 
-    async def _apply(self, desired: Desired, report: Report) -> bool:
-        """Make the difference true: networks before what stands on them, and the other way round for what goes."""
+    async def _apply(self, desired: Desired) -> bool:
+        """Make the difference true: networks before what stands on them, and the other way round for what goes.
+
+        Ports that are new here come first and are reported at once: servers wait for them.
+        """
         have, driver = self._applied, self._driver
         complete = await self._remove(driver.drop_router, have.routers, desired.routers)
         complete &= await self._remove(driver.drop_port, have.ports, desired.ports)
-        failed: dict[str, str] = {}
-        complete &= await self._ensure(driver.ensure_network, have.networks, desired.networks, failed)
-        ports = [one for one in desired.ports if one.network_id not in failed]
-        report.failed |= {one.id: failed[one.network_id] for one in desired.ports if one.network_id in failed}
-        complete &= await self._ensure(driver.ensure_port, have.ports, ports, report.failed)
+        lost: dict[str, str] = {}
+        complete &= await self._ensure(driver.ensure_network, have.networks, desired.networks, lost)
+        failed = {one.id: lost[one.network_id] for one in desired.ports if one.network_id in lost}
+        ports = [one for one in desired.ports if one.network_id not in lost]
+        new = [one for one in ports if one.id not in have.ports]
+        complete &= await self._ensure(driver.ensure_port, have.ports, new, failed)
+        awaited = await self._tell(desired, set(desired.awaited), failed)
         complete &= await self._ensure(driver.ensure_router, have.routers, desired.routers, {})
+        awaited = await self._tell(desired, awaited, {})
+        known, failed = [one for one in ports if one.id in have.ports and have.ports[one.id] != one], {}
+        for start in range(0, len(known), _STRETCH):
+            if start and self._news:
+                return False  # a new port must not wait for the filters of many old ones
+            complete &= await self._ensure(driver.ensure_port, have.ports, known[start : start + _STRETCH], failed)
+        await self._tell(desired, awaited, failed)
         if complete:  # what still stands on a network needs it
             complete = await self._remove(driver.drop_network, have.networks, desired.networks)
         return complete
@@ -219,20 +238,20 @@ class NetworkAgent:
                 del applied[key]
         return complete
 
-    async def _tell(self, report: Report, awaited: set[str]) -> None:
-        """Report what of the awaited is in force, and what failed."""
+    async def _tell(self, desired: Desired, awaited: set[str], failed: dict[str, str]) -> set[str]:
+        """Report what of the awaited is in force, and what failed; returns what is still awaited."""
         have = self._applied
-        up = set(have.ports)
-        up |= {plan.dhcp_port[0] for plan in have.networks.values() if plan.dhcp_port is not None}
-        for router in have.routers.values():
-            ends = [*router.interfaces, *([router.gateway] if router.gateway else [])]
-            up |= {one.port_id for one in ends}
-            report.floating += [
-                FloatingDone(router.id, one.floating, one.fixed) for one in router.floating if one.floating in awaited
-            ]
-        report.up = sorted(up & awaited)
+        up = {one.id for one in desired.ports if have.ports.get(one.id) == one}
+        up |= {one.dhcp_port[0] for one in desired.networks if one.dhcp_port and have.networks.get(one.id) == one}
+        floating = []
+        for router in desired.routers:
+            if have.routers.get(router.id) == router:
+                up |= {end.port_id for end in (*router.interfaces, router.gateway) if end is not None}
+                floating += [FloatingDone(router.id, one.floating, one.fixed) for one in router.floating]
+        report = Report(self._host, sorted(up & awaited), failed, [one for one in floating if one.floating in awaited])
         if report.up or report.failed or report.floating:
             await self._bus.call(REPORT, report, timeout=30.0)
+        return awaited - up - {one.floating for one in report.floating}
 
 
 def _strays(found: Iterable[str], applied: Iterable[str], desired: Sequence[Plan]) -> set[str]:

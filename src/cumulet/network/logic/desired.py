@@ -170,13 +170,14 @@ async def _ports(net: Network, state: _State, guests: list[Row]) -> list[PortPla
     groups = {one["security_group_id"] for rows in memberships.values() for one in rows}
     rows = await _all(net, select(r).where(r.c.security_group_id.in_(groups)).order_by(r.c.id))
     members = await _members(net, {row["remote_group_id"] for row in rows if row["remote_group_id"]})
-    rules = by_key(rows, "security_group_id")
+    # one list per group, however many ports are in it: a group's rules may name every port of the cloud
+    rules = {key: _rules(found, members) for key, found in by_key(rows, "security_group_id").items()}
     plans = []
     for row in sorted(guests, key=lambda one: str(one["id"])):
         network = state.networks.get(row["network_id"])
         if network is None:
             continue  # it went between two reads; the poke of that change follows
-        wanted = [rule for one in memberships.get(row["id"], []) for rule in rules.get(one["security_group_id"], [])]
+        own = sorted(one["security_group_id"] for one in memberships.get(row["id"], []))
         plans.append(
             PortPlan(
                 id=row["id"],
@@ -191,7 +192,7 @@ async def _ports(net: Network, state: _State, guests: list[Row]) -> list[PortPla
                     (one["ip_address"], one.get("mac_address", row["mac_address"]))
                     for one in row["allowed_address_pairs"]
                 ],
-                rules=sorted((_rule(one, members) for one in wanted), key=msgspec.json.encode),
+                rules=[rule for group in own for rule in rules.get(group, [])],
             )
         )
     return plans
@@ -222,25 +223,30 @@ async def _members(net: Network, groups: set[str]) -> dict[str, set[str]]:
     return found
 
 
-def _rule(row: Row, members: dict[str, set[str]]) -> RulePlan:
-    remotes: list[str] | None = None
-    if row["remote_group_id"]:
-        version = 4 if row["ethertype"] == "IPv4" else 6
-        remotes = sorted(
-            one
-            for one in members.get(row["remote_group_id"], set())
-            if ipaddress.ip_network(one, strict=False).version == version
+def _rules(rows: list[Row], members: dict[str, set[str]]) -> list[RulePlan]:
+    """The rules of one group; rules that name the same far side share one list of addresses."""
+    far: dict[tuple[str, str], list[str]] = {}
+    plans = []
+    for row in rows:
+        remotes: list[str] | None = None
+        if row["remote_group_id"]:
+            side = (row["remote_group_id"], row["ethertype"])
+            if side not in far:
+                colon = row["ethertype"] == "IPv6"
+                far[side] = sorted(one for one in members.get(row["remote_group_id"], set()) if (":" in one) == colon)
+            remotes = far[side]
+        elif row["remote_ip_prefix"]:
+            remotes = [str(ipaddress.ip_network(row["remote_ip_prefix"], strict=False))]
+        plan = RulePlan(
+            direction=row["direction"],
+            ethertype=row["ethertype"],
+            protocol=protocol_number(row["protocol"], row["ethertype"]),
+            port_min=row["port_range_min"],
+            port_max=row["port_range_max"],
+            remotes=remotes,
         )
-    elif row["remote_ip_prefix"]:
-        remotes = [str(ipaddress.ip_network(row["remote_ip_prefix"], strict=False))]
-    return RulePlan(
-        direction=row["direction"],
-        ethertype=row["ethertype"],
-        protocol=protocol_number(row["protocol"], row["ethertype"]),
-        port_min=row["port_range_min"],
-        port_max=row["port_range_max"],
-        remotes=remotes,
-    )
+        plans.append(plan)
+    return plans
 
 
 # ---- routers
