@@ -28,7 +28,7 @@ async def call(caller: Caller, route: Route, kept: dict[str, Any]) -> Any:
     for part in path.split("/"):
         if part.startswith("{"):
             path = path.replace(part, values.get(part.strip("{}"), "1"))
-    body = {route.action: {}} if route.action else {} if route.method in ("POST", "PUT") else None
+    body: Any = {route.action: {}} if route.action else {} if route.method in ("POST", "PUT") else None
     return await caller.at(version_of(route)).send(route.method, path, body)
 
 

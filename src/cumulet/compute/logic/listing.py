@@ -91,7 +91,7 @@ async def find(compute: Compute, wanted: Wanted) -> list[Row]:
         return []
     statement = select(SERVERS, VOLUMES).where(*conditions)
     statement = statement.order_by(*(one.asc() if way == "asc" else one.desc() for one, way in order))
-    tests = [(name, Expression(text)) for name, text in wanted.like.items() if not _in_sql(text)]
+    tests = [(name, Expression(text)) for name, text in wanted.like.items() if not in_sql(text)]
     if not tests:
         return await compute.db.all(statement.limit(wanted.limit))
     found: list[Row] = []
@@ -137,7 +137,7 @@ def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
     if wanted.changes_before is not None:
         found.append(_S.updated_at <= wanted.changes_before)
     found += [SERVERS.c[name] == value for name, value in wanted.exact.items()]
-    found += [matches(SERVERS.c[name], text) for name, text in wanted.like.items() if _in_sql(text)]
+    found += [matches(SERVERS.c[name], text) for name, text in wanted.like.items() if in_sql(text)]
     if wanted.flavor is not None:
         found.append(_json_has(_S.flavor, "id", wanted.flavor))
     found += [_text(_S.network_cache).like(f'%"addr":"%{_escape(one)}%', escape="\\") for one in wanted.addresses]
@@ -188,7 +188,7 @@ def matches(column: Any, expression: str) -> ColumnElement[bool]:
     return or_(*(column.ilike(pattern_of(part), escape="\\") for part in parts)) if parts else false()
 
 
-def _in_sql(expression: str) -> bool:
+def in_sql(expression: str) -> bool:
     """Whether SQL patterns say the same as the expression."""
     bare = re.sub(r"\\[^A-Za-z0-9]|\.[*+]", "", expression)
     return re.search(r"[\[\](){}*+?\\]|.\^|\$.", bare) is None
