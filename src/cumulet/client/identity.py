@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import msgspec
 import orjson
@@ -22,6 +23,7 @@ from cumulet.kernel.http.api import Verified
 
 _SIZE = 10_000
 _SILENCE = 2.0
+_PAGE = 500
 
 
 class TokenAuthenticator:
@@ -102,3 +104,83 @@ def read_token(token: dict[str, Any]) -> Verified:
         trust_id=(token.get("OS-TRUST:trust") or {}).get("id"),
     )
     return Verified(context=scope, expires_at=clock.parse_iso(token["expires_at"]))
+
+
+class Project(msgspec.Struct, frozen=True):
+    """A project as others need it."""
+
+    id: str
+    name: str
+    domain_id: str | None
+    parent_id: str | None
+    enabled: bool
+    is_domain: bool = False
+    tags: list[str] = []
+
+
+class User(msgspec.Struct, frozen=True):
+    """A user as others need it."""
+
+    id: str
+    name: str
+    domain_id: str
+    enabled: bool
+    default_project_id: str | None = None
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """An endpoint at the address that the caller used."""
+
+    id: str
+    service_id: str
+    interface: str
+    region_id: str | None
+    url: str
+    enabled: bool
+
+
+class IdentityClient:
+    """Reads of the identity service for the other services."""
+
+    def __init__(self, session: ServiceSession) -> None:
+        self._session = session
+
+    async def project(self, project_id: str, *, as_service: bool = False) -> Project:
+        """One project; raises NotFound."""
+        return msgspec.convert(await self._one(f"projects/{_segment(project_id)}", as_service), Project)
+
+    async def projects(self, *, name: str | None = None, as_service: bool = False) -> list[Project]:
+        """All projects, or those of one name."""
+        return msgspec.convert(await self._many("projects", as_service, name=name), list[Project])
+
+    async def user(self, user_id: str, *, as_service: bool = False) -> User:
+        """One user; raises NotFound."""
+        return msgspec.convert(await self._one(f"users/{_segment(user_id)}", as_service), User)
+
+    async def users(self, *, name: str | None = None, as_service: bool = False) -> list[User]:
+        """All users, or those of one name."""
+        return msgspec.convert(await self._many("users", as_service, name=name), list[User])
+
+    async def endpoints(self, *, interface: str | None = None, as_service: bool = False) -> list[Endpoint]:
+        """The endpoints of all services, or those of one interface."""
+        return msgspec.convert(await self._many("endpoints", as_service, interface=interface), list[Endpoint])
+
+    async def _one(self, path: str, as_service: bool) -> Any:
+        answer = await self._session.call("identity", "GET", f"/v3/{path}", as_service=as_service)
+        return next(iter(answer.values()))
+
+    async def _many(self, collection: str, as_service: bool, **filters: str | None) -> list[Any]:
+        """All things of a collection, page after page."""
+        query = {name: value for name, value in filters.items() if value is not None} | {"limit": str(_PAGE)}
+        found: list[Any] = []
+        while True:
+            path = f"/v3/{collection}?{urlencode(query)}"
+            answer = await self._session.call("identity", "GET", path, as_service=as_service)
+            found += answer[collection]
+            if answer["links"]["next"] is None:
+                return found
+            query["marker"] = found[-1]["id"]
+
+
+def _segment(text: str) -> str:
+    return quote(text, safe="")

@@ -163,7 +163,7 @@ async def list_grants(reader: Reader, wanted: Wanted, *, effective: bool, graph:
         found = [grant for grant in found if grant.target_type != "system"]
     found = await _expand_groups(reader, found, wanted.user_id)
     found = await _expand_inherited(reader, found)
-    found = list(_expand_roles(found, graph))
+    found = [grant for grant in _expand_roles(found, graph) if not graph.belongs_to_domain(grant.role_id)]
     return [grant for grant in found if _matches(grant, wanted, targets)]
 
 

@@ -43,6 +43,10 @@ class RoleGraph:
                 waiting += self.implied.get(role, ())
         return list(found)
 
+    def belongs_to_domain(self, role_id: str) -> bool:
+        role = self.by_id.get(role_id)
+        return role is not None and bool(role["domain_id"])
+
     def expand_global(self, role_ids: Iterable[str]) -> list[Row]:
         """The expanded roles without those that belong to a domain (these only stand for what they imply)."""
         known = (self.by_id.get(role) for role in self.expand(role_ids))
@@ -165,11 +169,15 @@ async def delete_role(database: Database, feed: Feed, role_id: str) -> None:
 
 
 async def imply(database: Database, feed: Feed, prior_id: str, implied_id: str) -> tuple[Row, Row]:
-    """Make one role imply another; returns both. The role admin can't be implied by any."""
+    """Make one role imply another; returns both.
+
+    The role admin can't be implied by any, nor a domain's role by one that holds everywhere.
+    """
 
     async def body(tx: Transaction) -> tuple[Row, Row]:
         prior, implied = await show_role(tx, prior_id), await show_role(tx, implied_id)
-        if implied["name"] == "admin" and not implied["domain_id"]:
+        is_admin = implied["name"] == "admin" and not implied["domain_id"]
+        if is_admin or (implied["domain_id"] and not prior["domain_id"]):
             raise Forbidden(f"{implied_id} cannot be an implied roles.")
         await tx.insert(IMPLIED_ROLES, {"prior_id": prior_id, "implied_id": implied_id})
         await feed.changed(tx, role_id=prior_id)
