@@ -147,3 +147,12 @@ async def test_unsharing_with_foreign_ports(net: Net) -> None:
     await net.make("/ports", network_id=network["id"])
     reply = await net.admin.put(f"/networks/{network['id']}", {"network": {"shared": False}})
     refused(reply, 409, "InvalidSharedSetting")
+
+
+async def test_an_external_network_takes_unused_floating_ips_along(net: Net) -> None:
+    external = await net.external()
+    floating = await net.make("/floatingips", floating_network_id=external)
+    assert (await net.admin.delete(f"/networks/{external}")).status == 204
+    refused(await net.get(f"/floatingips/{floating['id']}"), 404, "FloatingIPNotFound")
+    details = (await net.get(f"/quotas/{project('demo')}/details.json")).json["quota"]
+    assert details["floatingip"]["used"] == 0

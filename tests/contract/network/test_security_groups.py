@@ -112,7 +112,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"protocol": "tcp", "port_range_min": 9, "port_range_max": 2}, "SecurityGroupInvalidPortRange", "must be <="),
     ({"protocol": "tcp", "port_range_min": 9}, "SecurityGroupInvalidPortRange", "must be <="),
     ({"protocol": "tcp", "port_range_min": 0, "port_range_max": 1}, "SecurityGroupInvalidPortValue", "port 0"),
-    ({"protocol": "tcp", "port_range_min": 70000, "port_range_max": 70001}, "HTTPBadRequest", "too large"),
+    (
+        {"protocol": "tcp", "port_range_min": 70000, "port_range_max": 70001},
+        "HTTPBadRequest",
+        "Invalid value for port 70000",
+    ),
     ({"protocol": "icmp", "port_range_min": 300}, "SecurityGroupInvalidIcmpValue", "ICMP type (port_range_min) 300"),
     ({"protocol": "icmp", "port_range_max": 3}, "SecurityGroupMissingIcmpType", "ICMP code (port-range-max) 3"),
     ({"protocol": "gre", "port_range_min": 1, "port_range_max": 2}, "SecurityGroupInvalidProtocolForPort", "47"),

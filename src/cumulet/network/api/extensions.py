@@ -37,6 +37,7 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
     ("router", "Neutron L3 Router", "2012-07-20T10:00:00-00:00"),
     ("router_availability_zone", "Router Availability Zone", "2015-01-01T10:00:00-00:00"),
     ("security-group", "security-group", "2012-10-05T10:00:00-00:00"),
+    ("subnet-external-network", "Subnet belongs to an external network", "2024-02-05T18:00:00-00:00"),
     ("security-groups-normalized-cidr", "Normalized CIDR field for security group rules", "2020-07-28T10:00:00-00:00"),
     ("sort-key-validation", "Sort keys validation", "2018-07-04T10:00:00-00:00"),
     ("sorting", "Sorting support", "2016-06-12T00:00:00-00:00"),

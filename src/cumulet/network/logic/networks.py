@@ -204,6 +204,7 @@ async def _refuse_gateways(work: Work, key: str) -> None:
 async def delete(work: Work, before: Document) -> None:
     key = before["id"]
     p = m.PORTS.c
+    await _release_floating(work, key)
     ports = await work.tx.all(select(p.id, p.device_owner, p.project_id).where(p.network_id == key))
     held = sorted(row["id"] for row in ports if row["device_owner"] not in AUTO_DELETED)
     if held:
@@ -223,6 +224,16 @@ async def delete(work: Work, before: Document) -> None:
     await work.net.quota.give(work.tx, before["project_id"], {"network": 1})
     await work.tx.run(m.DUTIES.delete().where(m.DUTIES.c.object_id == key))
     await work.tx.run(m.NETWORKS.delete().where(m.NETWORKS.c.id == key))
+
+
+async def _release_floating(work: Work, key: str) -> None:
+    """Floating IPs that lead nowhere go with their network."""
+    f = m.FLOATINGIPS
+    for row in await work.tx.all(select(f).where(f.c.floating_network_id == key, f.c.port_id.is_(None))):
+        await work.tx.run(f.delete().where(f.c.id == row["id"]))
+        await work.tx.run(m.TAGS.delete().where(m.TAGS.c.resource_id == row["id"]))
+        await remove_port(work, row["floating_port_id"], "")
+        await work.net.quota.give(work.tx, row["project_id"], {"floatingip": 1})
 
 
 async def remove_port(work: Work, port_id: str, project_id: str) -> None:

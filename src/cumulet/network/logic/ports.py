@@ -16,7 +16,7 @@ from cumulet.kernel.context import Context
 from cumulet.kernel.db import Duplicate, Row
 from cumulet.kernel.errors import Conflict, Invalid
 from cumulet.network import models as m
-from cumulet.network.errors import bad, in_use, invalid
+from cumulet.network.errors import in_use, invalid
 from cumulet.network.logic import Document, Network, Reader, Values, Work, by_key, chosen, standard_document, tags_of
 from cumulet.network.logic.addresses import Wanted, assign, number_of
 from cumulet.network.logic.associations import disassociate, is_server_port
@@ -268,8 +268,6 @@ async def _binding_change(work: Work, before: Document, values: Values) -> Value
 
 async def _change_addresses(work: Work, before: Document, fixed_ips: list[dict[str, str]], mac: str) -> None:
     """Keep the addresses that are still wanted, give back the others, take the new ones."""
-    if before["device_owner"] in ROUTER_OWNERS[:1]:
-        raise bad("port", f"Cannot update the fixed_ips of the port {before['id']}, because it is a router interface")
     kept: list[dict[str, str]] = []
     wanted: list[Wanted] = []
     for one in fixed_ips:

@@ -54,7 +54,11 @@ async def documents(net: Network, reader: Reader, rows: list[Row]) -> list[Docum
             for name in ("network_id", "ip_version", "cidr", "gateway_ip", "enable_dhcp", "ipv6_ra_mode",
                          "ipv6_address_mode", "allocation_pools", "dns_nameservers", "host_routes")
         }
-        | {"subnetpool_id": None, "*": around(networks[row["network_id"]])}
+        | {
+            "subnetpool_id": None,
+            "router:external": networks[row["network_id"]]["external"],
+            "*": around(networks[row["network_id"]]),
+        }
         for row in rows
         if row["network_id"] in networks
     ]  # fmt: skip
@@ -379,6 +383,12 @@ def _also_visible(caller: Context) -> Any:
     return m.SUBNETS.c.network_id.in_(seen)
 
 
+def _by_external(given: list[str]) -> Any:
+    n = m.NETWORKS.c
+    wanted = [one.lower() in ("true", "1") for one in given]
+    return m.SUBNETS.c.network_id.in_(select(n.id).where(n.external.in_(wanted)))
+
+
 SUBNET = Kind(
     "subnet",
     "subnets",
@@ -390,4 +400,5 @@ SUBNET = Kind(
     delete,
     parent=parent,
     also_visible=_also_visible,
+    filters={"router:external": _by_external},
 )

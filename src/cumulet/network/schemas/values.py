@@ -222,6 +222,14 @@ def protocol(value: Any) -> str | None:
                      f"{list(PROTOCOLS)} and integer representations [0 to 255] are supported.")  # fmt: skip
 
 
+def port(value: Any) -> int:
+    """A port of a rule, or an ICMP type or code."""
+    try:
+        return int(integer(0, 65535)(value))
+    except ValueError:
+        raise ValueError(f"Invalid value for port {value}") from None
+
+
 def ethertype(value: Any) -> str:
     for known in ("IPv4", "IPv6"):
         if str(value).lower() == known.lower():
