@@ -91,7 +91,9 @@ class Api:
 
     ``strip_project`` is a prefix such as ``/v3`` after which an optional project
     id stands in the path; it must be the caller's own and is then ignored.
-    ``json_only`` refuses bodies that do not say that they are JSON.
+    ``json_only`` refuses bodies that do not say that they are JSON. Without
+    ``trailing_slash`` a path that ends with a slash names nothing (an empty id),
+    but for the version roots.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Api:
         max_body: int = 114_688,
         extra_headers: Callable[[str], dict[str, str]] | None = None,
         json_only: bool = False,
+        trailing_slash: bool = True,
     ) -> None:
         self.name, self.routes = name, list(routes)
         self.dialect, self.policy, self.service, self.authenticator = dialect, policy, service, authenticator
@@ -118,7 +121,7 @@ class Api:
         self.strip_project, self.flow, self.max_body, self.extra_headers = strip_project, flow, max_body, extra_headers
         self.json_only = json_only
         self._app = falcon.asgi.App()
-        self._app.req_options.strip_url_path_trailing_slash = True
+        self._app.req_options.strip_url_path_trailing_slash = trailing_slash
         self._app.resp_options.default_media_type = None  # type: ignore[assignment]  # no body, no type
         self._app.add_error_handler(Exception, self._uncaught)
         templates: dict[str, dict[str, list[Route]]] = {}
@@ -126,6 +129,8 @@ class Api:
             templates.setdefault(route.template, {}).setdefault(route.method, []).append(route)
         for template, methods in templates.items():
             self._app.add_route(template, _resource(self, methods))
+            if not trailing_slash and template != "/" and all(row.public for rows in methods.values() for row in rows):
+                self._app.add_route(template + "/", _resource(self, methods))
         self._app.add_sink(self._unrouted)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
