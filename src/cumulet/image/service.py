@@ -55,6 +55,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         component="image-api",
         host=parts.host,
         flow=Flow("image.token.validate"),
+        trailing_slash=False,
     )
 
     async def first(facts: dict[str, Any]) -> None:

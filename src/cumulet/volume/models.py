@@ -23,6 +23,13 @@ TYPES = Table(
     Column("updated_at", Time),
 )
 
+TYPE_ACCESS = Table(
+    "volume_type_access",  # who may use a type that is not public
+    METADATA,
+    Column("type_id", String(36), ForeignKey("volume_types.id", ondelete="CASCADE"), primary_key=True),
+    Column("project_id", String(64), primary_key=True),
+)
+
 VOLUMES = Table(
     "volumes",
     METADATA,

@@ -69,7 +69,7 @@ UPDATE_VOLUME_353 = Body("volume", *_named(), Field("metadata", WORDS, optional=
 CREATE_SNAPSHOT = Body(
     "snapshot",
     *_named(),
-    Field("volume_id", _UUID),
+    Field("volume_id", nullable(_UUID)),
     Field("force", LOOSE_BOOL, optional=True, convert=truth),
     Field("metadata", nullable(WORDS), optional=True),
 )
@@ -105,6 +105,14 @@ RESET = _action(
     Field("migration_status", nullable(text(1, 32)), optional=True),
 )
 RESET_SNAPSHOT = _action("os-reset_status", Field("status", text(1, 32)))
+SNAPSHOT_STATUS = _action(
+    "os-update_snapshot_status", Field("status", text(1, 32)), Field("progress", text(0, 8), optional=True)
+)
+RETYPE = _action(
+    "os-retype",
+    Field("new_type", text(1, 255)),
+    Field("migration_policy", {"enum": ["on-demand", "never", None]}, optional=True),
+)
 ATTACH = _action(
     "os-attach",
     Field("instance_uuid", _UUID, optional=True),
@@ -137,6 +145,8 @@ UPDATE_TYPE = Body(
     Field("is_public", LOOSE_BOOL, optional=True, convert=truth),
     at_least_one=True,
 )
+GRANT = _action("addProjectAccess", Field("project", text(1, 255)))
+REVOKE = _action("removeProjectAccess", Field("project", text(1, 255)))
 SET_SPECS = Body(None, Field("extra_specs", SPECS))
 UPDATE_QUOTA = Body("quota_set", raw={"type": "object", "minProperties": 1})
 SERVICE = Body(
@@ -243,9 +253,12 @@ ATTACHMENT = View(
     Out("connection_info", lambda row: row["connection_info"] or {}),
 )
 
-TYPE = View(
+_TYPE = (
     "id", "name", "is_public", "description",
     Out("extra_specs", policy="volume_extension:access_types_extra_specs"),
-    Out("qos_specs_id", lambda row: None, policy="volume_extension:access_types_qos_specs_id"),
-    Out("os-volume-type-access:is_public", "is_public"),
+    Out("os-volume-type-access:is_public", "is_public", policy="volume_extension:volume_type_access"),
 )  # fmt: skip
+NEW_TYPE = View(*_TYPE)
+"""What create and update answer."""
+TYPE = View(*_TYPE, Out("qos_specs_id", lambda row: None, policy="volume_extension:access_types_qos_specs_id"))
+"""What show and lists answer."""

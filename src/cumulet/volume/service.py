@@ -97,6 +97,7 @@ async def _control(
             strip_project="/v3",
             flow=Flow("volume.token.validate"),
             extra_headers=lambda request_id: {"X-Compute-Request-Id": request_id},
+            trailing_slash=False,
         )
         built.append(Role("volume-api", app=app))
     if "volume-scheduler" in roles:

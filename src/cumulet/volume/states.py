@@ -29,6 +29,8 @@ VOLUME = Life(
         "create": Action(frozenset({CREATING}), CREATING, AVAILABLE),
         "fail": Action(EVERY, None, ERROR),
         "extend": Action(frozenset({AVAILABLE}), EXTENDING, AVAILABLE),
+        "retype": Action(frozenset({AVAILABLE}), None, AVAILABLE),
+        "retype in use": Action(frozenset({IN_USE}), None, IN_USE),
         "delete": Action(_AT_REST, DELETING, DELETED),
         "force-delete": Action(EVERY, DELETING, DELETED),
         "reserve": Action(frozenset({AVAILABLE}), None, RESERVED),

@@ -517,3 +517,53 @@ async def test_errors_have_the_published_shape(volumes: Volumes) -> None:
     assert "itemNotFound" in (await volumes.request("GET", "/nonsense")).json
     bad = await volumes.request("POST", "/volumes", {"volume": {"size": []}})
     assert bad.json["badRequest"]["code"] == 400
+
+
+async def test_an_empty_id_names_nothing(volumes: Volumes) -> None:
+    for method in ("GET", "DELETE"):
+        assert (await volumes.request(method, "/volumes/")).status == 404
+    assert (await volumes.lone.request("GET", "/v3", token=None)).status == 200
+    assert (await volumes.image.request("GET", "/v2/images/")).status == 404
+    assert (await volumes.image.request("GET", "/versions/", token=None)).status == 200
+
+
+async def test_types_for_some_projects(volumes: Volumes) -> None:
+    body = {"volume_type": {"name": "secret", "os-volume-type-access:is_public": False}}
+    type_id = (await volumes.request("POST", "/types", body, token=ADMIN)).json["volume_type"]["id"]
+    path = f"/types/{type_id}"
+    assert (await volumes.request("GET", path)).status == 404
+    assert (await volumes.request("POST", "/volumes", {"volume": {"size": 1, "volume_type": "secret"}})).status == 404
+    grant = {"addProjectAccess": {"project": project("demo")}}
+    assert (await volumes.request("POST", f"{path}/action", grant, token=ADMIN)).status == 202
+    assert (await volumes.request("POST", f"{path}/action", grant, token=ADMIN)).status == 409
+    assert len((await volumes.request("GET", "/types")).json["volume_types"]) == 2
+    assert (await volumes.make(volume_type="secret"))["volume_type"] == "secret"
+    listed = (await volumes.request("GET", f"{path}/os-volume-type-access", token=ADMIN)).json
+    assert listed == {"volume_type_access": [{"volume_type_id": type_id, "project_id": project("demo")}]}
+    revoke = {"removeProjectAccess": {"project": project("demo")}}
+    assert (await volumes.request("POST", f"{path}/action", revoke, token=ADMIN)).status == 202
+    assert (await volumes.request("POST", f"{path}/action", revoke, token=ADMIN)).status == 404
+    assert (await volumes.request("GET", path)).status == 404
+
+
+async def test_retype_moves_the_quota(volumes: Volumes) -> None:
+    await volumes.request("POST", "/types", {"volume_type": {"name": "other"}}, token=ADMIN)
+    made = await volumes.make(size=2)
+    assert (await volumes.act(made["id"], "os-retype", {"new_type": "__DEFAULT__"})).status == 400
+    assert (await volumes.act(made["id"], "os-retype", {"new_type": "nonsense"})).status == 404
+    assert (await volumes.act(made["id"], "os-retype", {"new_type": "other"})).status == 202
+    shown = (await volumes.request("GET", f"/volumes/{made['id']}")).json["volume"]
+    assert (shown["volume_type"], shown["status"]) == ("other", "available")
+    used = (await volumes.request("GET", f"/os-quota-sets/{project('demo')}?usage=True")).json["quota_set"]
+    assert [used[name]["in_use"] for name in ("gigabytes", "gigabytes_other", "gigabytes___DEFAULT__")] == [2, 2, 0]
+    assert [used[name]["in_use"] for name in ("volumes", "volumes_other", "volumes___DEFAULT__")] == [1, 1, 0]
+
+
+async def test_capabilities_and_extensions(volumes: Volumes) -> None:
+    await volumes.make()
+    told = await volumes.request("GET", "/capabilities/node-1@simulated", token=ADMIN)
+    assert told.json["storage_protocol"] == "simulated"
+    assert (await volumes.request("GET", "/capabilities/nowhere", token=ADMIN)).status == 404
+    assert (await volumes.request("GET", "/capabilities/node-1@simulated")).status == 403
+    listed = (await volumes.request("GET", "/extensions")).json["extensions"]
+    assert {"name", "alias", "description", "updated", "links"} == set(listed[0])

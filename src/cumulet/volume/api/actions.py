@@ -12,6 +12,7 @@ from cumulet.volume.logic import snapshots as snapshots_logic
 from cumulet.volume.logic import volumes as logic
 from cumulet.volume.states import EVERY, IN_USE
 
+_PROGRESS = {"creating": ("creating", "available", "error"), "deleting": ("deleting", "error_deleting")}
 _SNAPSHOT_STATES = ("creating", "available", "deleting", "error", "error_deleting")
 
 
@@ -43,6 +44,10 @@ async def reset_status(request: Request) -> None:
     if status is not None and status not in EVERY:
         raise Invalid(f"Must specify a valid status, not {status[:40]}")
     await logic.reset(request.service, request.found, status, attach.lower() if attach else None)
+
+
+async def retype(request: Request) -> None:
+    await logic.retype(request.service, request.context, request.found, request.body["new_type"])
 
 
 async def force_delete(request: Request) -> None:
@@ -89,6 +94,16 @@ async def reset_snapshot(request: Request) -> None:
     if status not in _SNAPSHOT_STATES:
         raise Invalid(f"Must specify a valid status, not {status}")
     await snapshots_logic.reset(request.service, request.found, status)
+
+
+async def update_snapshot_status(request: Request) -> None:
+    """What an outside maker of snapshots says of its progress."""
+    now, status = request.found["status"], request.body["status"]
+    if now not in _PROGRESS:
+        raise Invalid(f"Snapshot status {now} not allowed for update_snapshot_status")
+    if status not in _PROGRESS[now]:
+        raise Invalid(f"Provided snapshot status {status} not allowed for snapshot with status {now}.")
+    await snapshots_logic.reset(request.service, request.found, status, progress=request.body.get("progress"))
 
 
 async def force_delete_snapshot(request: Request) -> None:

@@ -17,10 +17,11 @@ from cumulet.volume.logic import Volume
 from cumulet.volume.logic import volumes as volumes_logic
 from cumulet.volume.models import QUOTA_LIMITS, SERVICES, TYPES
 from cumulet.volume.rpc import backend_host
-from cumulet.volume.sagas.world import candidates
+from cumulet.volume.sagas.world import AGENT_BINARY, candidates
 from cumulet.volume.schemas import MAX_INT, moment
 
 VERSIONS = Versions("volume", "3.0", "3.71")
+_VENDOR, _DRIVER = "Cumulet", "1.0"
 _UPDATED = "2025-09-01T00:00:00Z"
 
 
@@ -222,8 +223,8 @@ async def pools(request: Request) -> dict[str, Any]:
                 "pool_name": backend,
                 "volume_backend_name": backend,
                 "storage_protocol": rows[one.host]["protocol"],
-                "vendor_name": "Cumulet",
-                "driver_version": "1.0",
+                "vendor_name": _VENDOR,
+                "driver_version": _DRIVER,
                 "total_capacity_gb": round(one.total_gib, 2),
                 "free_capacity_gb": round(one.free_gib, 2),
                 "allocated_capacity_gb": one.promised_gib,
@@ -239,3 +240,51 @@ async def pools(request: Request) -> dict[str, Any]:
             }
         shown.append(pool)
     return {"pools": shown}
+
+
+async def capabilities(request: Request) -> dict[str, Any]:
+    """What one back end can do; the host may be named with or without its pool."""
+    volume: Volume = request.service
+    host = backend_host(request.params["host"])
+    row = await volume.database.first(
+        select(SERVICES).where(SERVICES.c.host == host, SERVICES.c.binary == AGENT_BINARY)
+    )
+    if row is None:
+        raise NotFound(f"Can't find service: {host}")
+    backend = host.partition("@")[2]
+    return {
+        "namespace": f"OS::Storage::Capabilities::{host}",
+        "vendor_name": _VENDOR,
+        "volume_backend_name": backend,
+        "pool_name": backend,
+        "driver_version": _DRIVER,
+        "storage_protocol": row["protocol"],
+        "display_name": None,
+        "description": None,
+        "visibility": "public",
+        "replication_targets": [],
+        "properties": {},
+    }
+
+
+async def extensions(request: Request) -> dict[str, Any]:
+    """The parts of the API that were once optional, as far as they are offered."""
+    return {
+        "extensions": [
+            {"name": name, "alias": alias, "description": f"{name} support.", "updated": _UPDATED, "links": []}
+            for alias, name in _EXTENSIONS
+        ]
+    }
+
+
+_EXTENSIONS = (
+    ("OS-SCH-HNT", "SchedulerHints"), ("capabilities", "Capabilities"), ("os-admin-actions", "AdminActions"),
+    ("os-availability-zone", "AvailabilityZones"), ("os-extended-services", "ExtendedServices"),
+    ("os-extended-snapshot-attributes", "ExtendedSnapshotAttributes"), ("os-quota-sets", "Quotas"),
+    ("os-services", "Services"), ("os-snapshot-actions", "SnapshotActions"),
+    ("os-types-extra-specs", "TypesExtraSpecs"),
+    ("os-types-manage", "TypesManage"), ("os-used-limits", "UsedLimits"), ("os-vol-host-attr", "VolumeHostAttribute"),
+    ("os-vol-image-meta", "VolumeImageMetadata"), ("os-vol-mig-status-attr", "VolumeMigStatusAttribute"),
+    ("os-vol-tenant-attr", "VolumeTenantAttribute"), ("os-volume-actions", "VolumeActions"),
+    ("os-volume-type-access", "VolumeTypeAccess"), ("scheduler-stats", "Scheduler_stats"),
+)  # fmt: skip

@@ -68,8 +68,13 @@ def _sorting(query: dict[str, Any]) -> list[tuple[str, str]]:
                 "The 'sort_key' and 'sort_dir' parameters are deprecated and cannot be used with the 'sort' parameter."
             )
         parts = [part.partition(":") for part in str(query["sort"]).strip().split(",")]
-        return [(key.strip(), direction.strip() or "desc") for key, _, direction in parts]
-    return [(str(query.get("sort_key", "created_at")).strip(), str(query.get("sort_dir", "desc")).strip())]
+        return [(_plain(key), direction.strip() or "desc") for key, _, direction in parts]
+    return [(_plain(str(query.get("sort_key", "created_at"))), str(query.get("sort_dir", "desc")).strip())]
+
+
+def _plain(key: str) -> str:
+    """A sort key without what older clients put before it."""
+    return key.strip().removeprefix("display_")
 
 
 def links_of(request: Request, collection: str, id_: str) -> list[dict[str, str]]:

@@ -29,7 +29,7 @@ def _view(request: Request, view: View, row: Row) -> dict[str, Any]:
 
 async def create(request: Request) -> dict[str, Any]:
     volume: Volume = request.service
-    source = await volumes_logic.load(volume, request.context, request.body["volume_id"])
+    source = await volumes_logic.load(volume, request.context, str(request.body["volume_id"]))
     request.enforce("volume:create_snapshot", {"project_id": source["project_id"]})
     force = request.body.get("force")
     if request.since("3.66"):

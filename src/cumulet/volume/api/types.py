@@ -7,10 +7,10 @@ from typing import Any
 
 from cumulet.kernel.db import Row
 from cumulet.kernel.errors import Invalid, NotFound
-from cumulet.kernel.http import Request
+from cumulet.kernel.http import Request, View
 from cumulet.volume.logic import Volume
 from cumulet.volume.logic import types as logic
-from cumulet.volume.schemas import TYPE
+from cumulet.volume.schemas import NEW_TYPE, TYPE
 
 _SENSITIVE = "volume_extension:types_extra_specs:read_sensitive"
 
@@ -22,8 +22,8 @@ async def target(request: Request) -> None:
     request.found = await logic.find(volume, request.context, volume.default_type if asked == "default" else asked)
 
 
-def _view(request: Request, row: Row) -> dict[str, Any]:
-    return request.render(TYPE, {**row, "extra_specs": _specs(request, row)})
+def _view(request: Request, row: Row, view: View = TYPE) -> dict[str, Any]:
+    return request.render(view, {**row, "extra_specs": _specs(request, row)})
 
 
 def _specs(request: Request, row: Row) -> dict[str, str]:
@@ -54,7 +54,7 @@ async def create(request: Request) -> dict[str, Any]:
         body.get("is_public", True),
         body.get("extra_specs") or {},
     )
-    return {"volume_type": _view(request, row)}
+    return {"volume_type": _view(request, row, NEW_TYPE)}
 
 
 async def update(request: Request) -> dict[str, Any]:
@@ -62,11 +62,24 @@ async def update(request: Request) -> dict[str, Any]:
     if "name" in body and not body["name"].strip():
         raise Invalid("Volume type name can not be empty.")
     row = await logic.update(request.service, request.found, **body)
-    return {"volume_type": _view(request, row)}
+    return {"volume_type": _view(request, row, NEW_TYPE)}
 
 
 async def delete(request: Request) -> None:
     await logic.remove(request.service, request.found)
+
+
+async def access(request: Request) -> dict[str, Any]:
+    projects = await logic.projects_of(request.service, request.found)
+    return {"volume_type_access": [{"volume_type_id": request.found["id"], "project_id": one} for one in projects]}
+
+
+async def grant(request: Request) -> None:
+    await logic.grant(request.service, request.found, request.body["project"])
+
+
+async def revoke(request: Request) -> None:
+    await logic.revoke(request.service, request.found, request.body["project"])
 
 
 async def specs(request: Request) -> dict[str, Any]:

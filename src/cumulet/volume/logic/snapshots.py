@@ -92,6 +92,7 @@ async def remove(volume: Volume, row: Row, *, force: bool = False) -> None:
     await volume.told(await volume.database.run(body))
 
 
-async def reset(volume: Volume, row: Row, status: str) -> None:
-    """An operator says what state the snapshot is in."""
-    await volume.database.run(lambda tx: SNAPSHOT.finish(tx, "create", row["id"], ends=status))
+async def reset(volume: Volume, row: Row, status: str, *, progress: str | None = None) -> None:
+    """An operator, or an outside maker, says what state the snapshot is in."""
+    values = {"progress": progress} if progress else {}
+    await volume.database.run(lambda tx: SNAPSHOT.finish(tx, "create", row["id"], ends=status, **values))

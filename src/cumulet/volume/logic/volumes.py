@@ -77,7 +77,7 @@ async def create(volume: Volume, caller: Context, body: Mapping[str, Any]) -> Ro
     kind = await _type(volume, caller, body.get("volume_type"), snapshot, source)
     zone = await _zone(volume, body.get("availability_zone"))
     parent = snapshot or source
-    multiattach = str(kind["extra_specs"].get("multiattach", "")).lower() == "<is> true"
+    multiattach = types.is_multiattach(kind)
     if multiattach:
         volume.policy.enforce("volume:multiattach", caller)
     await _check_per_volume(volume, caller.project_id or "", size)
@@ -299,6 +299,32 @@ async def extend(volume: Volume, row: Row, new_size: int) -> None:
         return await volume.begin(tx, "volume.extend_volume", row["id"], params)
 
     await volume.told(await volume.database.run(body))
+
+
+async def retype(volume: Volume, caller: Context, row: Row, new_type: str) -> None:
+    """Change a volume's type. Types are bound to no back end, so nothing moves."""
+    kind = await types.find(volume, caller, new_type)
+    many = types.is_multiattach(kind)
+    if kind["id"] == row["type_id"]:
+        raise InvalidVolume("Retype needs the requested type to be different from that of the volume.")
+    if many != row["multiattach"] and row["status"] != AVAILABLE:
+        raise InvalidInput(
+            "Invalid volume_type passed, retypes affecting multiattach are only allowed on available volumes, the "
+            f"specified volume however currently has a status of: {row['status']}."
+        )
+    if many:
+        volume.policy.enforce("volume:multiattach", caller, {"project_id": row["project_id"]})
+
+    async def body(tx: Transaction) -> None:
+        action = "retype in use" if row["status"] == IN_USE else "retype"
+        before = await VOLUME.begin(tx, action, row["id"], type_id=kind["id"], multiattach=many)
+        if before["type_id"] != row["type_id"]:
+            raise Conflict(f"volume {row['id']} was changed by another request.")
+        project, size = row["project_id"], before["size"]
+        await volume.quota.give(tx, project, volume_costs(size, row["type_name"]))
+        await volume.quota.take(tx, project, volume_costs(size, kind["name"]))
+
+    await volume.database.run(body)
 
 
 async def reset(volume: Volume, row: Row, status: str | None, attach_status: str | None) -> None:

@@ -88,6 +88,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("owner_id", "kind", "key"),
     )
     op.create_table(
+        "volume_type_access",
+        sa.Column("type_id", sa.String(length=36), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(["type_id"], ["volume_types.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("type_id", "project_id"),
+    )
+    op.create_table(
         "volumes",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("name", sa.String(length=255), nullable=True),
