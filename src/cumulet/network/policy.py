@@ -230,6 +230,8 @@ RULES = [
     # auto_allocated_topology
     Rule("get_auto_allocated_topology", READER),
     Rule("delete_auto_allocated_topology", MEMBER),
+    # network_ip_availability
+    Rule("get_network_ip_availability", SERVICE),
     # availability_zone
     Rule("get_availability_zone", "role:reader"),
 ]

@@ -108,6 +108,18 @@ async def test_topology_on_demand(net: Net) -> None:
     assert (await net.get("/routers")).json["routers"] == []
 
 
+async def test_ip_availability(net: Net) -> None:
+    network_id, subnet_id = await net.network("10.1.0.0/24", name="n")
+    await net.make("/ports", network_id=network_id)
+    refused(await net.get("/network-ip-availabilities"), 403, "PolicyNotAuthorized")
+    (found,) = (await net.admin.get("/network-ip-availabilities?ip_version=4")).json["network_ip_availabilities"]
+    (subnet,) = found["subnet_ip_availability"]
+    assert (found["network_name"], found["total_ips"], found["used_ips"]) == ("n", 127, 2)
+    assert (subnet["subnet_id"], subnet["cidr"], subnet["used_ips"]) == (subnet_id, "10.1.0.0/24", 2)
+    assert await net.admin.show(f"/network-ip-availabilities/{network_id}") == found
+    assert (await net.admin.get("/network-ip-availabilities?ip_version=6")).json["network_ip_availabilities"] == []
+
+
 async def test_every_rule_of_an_operation_is_used(net: Net) -> None:
     """One that nothing asks for would be a promise that nobody keeps."""
     api = next(role.app for role in net.lone.service.roles if role.app is not None)

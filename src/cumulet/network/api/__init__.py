@@ -7,7 +7,7 @@ from typing import Any
 
 from cumulet.kernel.http import Body, Request, Route
 from cumulet.network import schemas as s
-from cumulet.network.api import quotas, topology
+from cumulet.network.api import availability, quotas, topology
 from cumulet.network.api.extensions import list_extensions, show_extension
 from cumulet.network.api.resource import Resource, enforce
 from cumulet.network.api.tags import Tags
@@ -163,4 +163,5 @@ ROUTES = [
     *_ACTIONS,
     *quotas.ROUTES,
     *topology.ROUTES,
+    *availability.ROUTES,
 ]

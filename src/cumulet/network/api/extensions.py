@@ -24,6 +24,7 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
     ("ip_allocation", "IP Allocation", "2016-06-10T23:00:00-00:00"),
     ("net-mtu", "Network MTU", "2015-03-25T10:00:00-00:00"),
     ("net-mtu-writable", "Network MTU (writable)", "2017-07-12T00:00:00-00:00"),
+    ("network-ip-availability", "Network IP Availability", "2015-09-24T00:00:00-00:00"),
     ("network_availability_zone", "Network Availability Zone", "2015-01-01T10:00:00-00:00"),
     ("pagination", "Pagination support", "2016-06-12T00:00:00-00:00"),
     ("port-security", "Port Security", "2012-07-23T10:00:00-00:00"),

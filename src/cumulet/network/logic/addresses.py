@@ -64,7 +64,7 @@ def is_usable(address: str, cidr: str) -> bool:
     return network.version == 4 or network.prefixlen >= 127 or parsed != network.network_address
 
 
-async def find_free(tx: Transaction, subnet: Row) -> str | None:
+async def find_free(tx: Transaction, subnet: Row, *, lowest: bool = False) -> str | None:
     """A free address of the subnet's pools, or None when all are taken."""
     ranges = [
         (int(ipaddress.ip_address(p["start"])), int(ipaddress.ip_address(p["end"]))) for p in subnet["allocation_pools"]
@@ -75,7 +75,7 @@ async def find_free(tx: Transaction, subnet: Row) -> str | None:
     width = 8 if subnet["ip_version"] == 4 else 32
     make: Any = ipaddress.IPv4Address if subnet["ip_version"] == 4 else ipaddress.IPv6Address
     a = m.ADDRESSES.c
-    for low, high in _from(ranges, min(int(ids.choose(0, size)), size - 1)):
+    for low, high in _from(ranges, 0 if lowest else min(int(ids.choose(0, size)), size - 1)):
         at = low
         probe = select(a.number).where(a.subnet_id == subnet["id"], a.number == f"{at:0{width}x}")
         if not await tx.all(probe):
@@ -132,10 +132,12 @@ async def take(work: Work, port_id: str, subnet: Row, address: str, place: int) 
         raise address_taken(address, subnet["id"]) from None
 
 
-async def take_any(work: Work, port_id: str, network_id: str, subnets: list[Row], place: int) -> str:
+async def take_any(
+    work: Work, port_id: str, network_id: str, subnets: list[Row], place: int, *, lowest: bool = False
+) -> str:
     """Give the port a free address of the first subnet that has one; raises IpAddressGenerationFailure."""
     for subnet in subnets:
-        address = await find_free(work.tx, subnet)
+        address = await find_free(work.tx, subnet, lowest=lowest)
         if address is not None:
             await take(work, port_id, subnet, address, place)
             return address

@@ -338,13 +338,13 @@ async def serve_dhcp(work: Work, network_id: str) -> None:
 
 
 async def _take_for_dhcp(work: Work, port_id: str, subnet: Row) -> None:
-    """An address for the DHCP server; a subnet without a free one is served from the others' address."""
+    """The lowest free address for the DHCP server; a subnet without a free one is served from the others' address."""
     try:
         if is_automatic(subnet):
             mac = (await work.tx.all(select(m.PORTS.c.mac_address).where(m.PORTS.c.id == port_id)))[0]["mac_address"]
             await take(work, port_id, subnet, eui64(subnet["cidr"], mac), subnet["ip_version"])
         else:
-            await take_any(work, port_id, subnet["network_id"], [subnet], subnet["ip_version"])
+            await take_any(work, port_id, subnet["network_id"], [subnet], subnet["ip_version"], lowest=True)
     except Conflict:
         pass
 
