@@ -256,9 +256,11 @@ ATTACHMENT = View(
 _TYPE = (
     "id", "name", "is_public", "description",
     Out("extra_specs", policy="volume_extension:access_types_extra_specs"),
-    Out("os-volume-type-access:is_public", "is_public", policy="volume_extension:volume_type_access"),
 )  # fmt: skip
-NEW_TYPE = View(*_TYPE)
-"""What create and update answer."""
-TYPE = View(*_TYPE, Out("qos_specs_id", lambda row: None, policy="volume_extension:access_types_qos_specs_id"))
+_ACCESS = Out("os-volume-type-access:is_public", "is_public", policy="volume_extension:volume_type_access")
+CHANGED_TYPE = View(*_TYPE)
+"""What update answers."""
+NEW_TYPE = View(*_TYPE, _ACCESS)
+"""What create answers."""
+TYPE = View(*_TYPE, _ACCESS, Out("qos_specs_id", lambda row: None, policy="volume_extension:access_types_qos_specs_id"))
 """What show and lists answer."""

@@ -10,7 +10,7 @@ from cumulet.kernel.errors import Invalid, NotFound
 from cumulet.kernel.http import Request, View
 from cumulet.volume.logic import Volume
 from cumulet.volume.logic import types as logic
-from cumulet.volume.schemas import NEW_TYPE, TYPE
+from cumulet.volume.schemas import CHANGED_TYPE, NEW_TYPE, TYPE
 
 _SENSITIVE = "volume_extension:types_extra_specs:read_sensitive"
 
@@ -62,7 +62,7 @@ async def update(request: Request) -> dict[str, Any]:
     if "name" in body and not body["name"].strip():
         raise Invalid("Volume type name can not be empty.")
     row = await logic.update(request.service, request.found, **body)
-    return {"volume_type": _view(request, row, NEW_TYPE)}
+    return {"volume_type": _view(request, row, CHANGED_TYPE)}
 
 
 async def delete(request: Request) -> None:
