@@ -38,6 +38,11 @@ async def group_target(request: Request) -> Target:
     return target(group=group, user=user)
 
 
+async def deleted_group_target(request: Request) -> Target:
+    """The group of the path. Raises NotFound, as published, before the policy is asked."""
+    return target(group=await users.show_group(identity_of(request).database, request.params["group_id"]))
+
+
 async def scope_target(request: Request) -> Target:
     domain_id = request.context.domain_id
     return target(group={"domain_id": domain_id} if domain_id else None)
@@ -105,7 +110,7 @@ ROUTES = [
     Route("POST /groups", create_group, policy="identity:create_group", target=sent_target, body=GROUP_CREATE, ok=201),
     Route(f"GET {_ONE}", show_group, policy="identity:get_group", target=group_target),
     Route(f"PATCH {_ONE}", update_group, policy="identity:update_group", target=group_target, body=GROUP_UPDATE),
-    Route(f"DELETE {_ONE}", delete_group, policy="identity:delete_group", target=group_target, ok=204),
+    Route(f"DELETE {_ONE}", delete_group, policy="identity:delete_group", target=deleted_group_target, ok=204),
     Route(
         f"GET {_ONE}/users", list_members, policy="identity:list_users_in_group", target=group_target,
         query=listing("domain_id", "name", flags=("enabled",)),

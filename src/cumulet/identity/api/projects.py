@@ -195,6 +195,11 @@ async def domain_target(request: Request) -> Target:
     return target(domain=row)
 
 
+async def changed_domain_target(request: Request) -> Target:
+    """The domain of the path. Raises NotFound, as published, before the policy is asked."""
+    return target(domain=await projects.show_domain(identity_of(request).database, request.params["domain_id"]))
+
+
 async def own_domain_target(request: Request) -> Target:
     domain_id = request.context.domain_id
     return target(domain={"id": domain_id} if domain_id else None)
@@ -263,6 +268,9 @@ ROUTES = [
     ),
     Route("POST /domains", create_domain, policy="identity:create_domain", body=DOMAIN_CREATE, ok=201),
     Route(f"GET {_DOMAIN}", show_domain, policy="identity:get_domain", target=domain_target),
-    Route(f"PATCH {_DOMAIN}", update_domain, policy="identity:update_domain", body=DOMAIN_UPDATE),
-    Route(f"DELETE {_DOMAIN}", delete_domain, policy="identity:delete_domain", ok=204),
+    Route(
+        f"PATCH {_DOMAIN}", update_domain, policy="identity:update_domain", target=changed_domain_target,
+        body=DOMAIN_UPDATE,
+    ),
+    Route(f"DELETE {_DOMAIN}", delete_domain, policy="identity:delete_domain", target=changed_domain_target, ok=204),
 ]  # fmt: skip

@@ -20,7 +20,6 @@ from cumulet.identity.api.answers import (
 from cumulet.identity.logic import roles
 from cumulet.identity.schemas import ROLE_CREATE, ROLE_UPDATE, listing
 from cumulet.kernel.db import Row
-from cumulet.kernel.errors import NotFound
 from cumulet.kernel.http import Answer, Request, Route
 from cumulet.kernel.policy import Target
 
@@ -141,13 +140,12 @@ async def list_inferences(request: Request) -> dict[str, Any]:
     return {"role_inferences": inferences}
 
 
-async def prior_target(request: Request) -> Target:
-    """The prior role, for the handler; it says nothing to the rules."""
-    try:
-        request.found = await roles.show_role(identity_of(request).database, request.params["role_id"])
-    except NotFound:
-        if request.allows("identity:list_implied_roles"):
-            raise
+async def implication_target(request: Request) -> Target:
+    """The roles of the path. Raises NotFound, as published, before the policy is asked."""
+    database = identity_of(request).database
+    request.found = await roles.show_role(database, request.params["role_id"])
+    if "implied_role_id" in request.params:
+        await roles.show_role(database, request.params["implied_role_id"])
     return target()
 
 
@@ -163,10 +161,10 @@ ROUTES = [
         f"PATCH {_ONE}", update_role, policy="identity:update_role", late=True, target=change_target, body=ROLE_UPDATE
     ),
     Route(f"DELETE {_ONE}", delete_role, policy="identity:delete_role", late=True, target=change_target, ok=204),
-    Route(f"GET {_ONE}/implies", list_implied, policy="identity:list_implied_roles", target=prior_target),
-    Route(f"GET {_IMPLIED}", show_implied, policy="identity:get_implied_role"),
-    Route(f"HEAD {_IMPLIED}", check_implied, policy="identity:check_implied_role"),
-    Route(f"PUT {_IMPLIED}", imply, policy="identity:create_implied_role", ok=201),
-    Route(f"DELETE {_IMPLIED}", drop_implied, policy="identity:delete_implied_role", ok=204),
+    Route(f"GET {_ONE}/implies", list_implied, policy="identity:list_implied_roles", target=implication_target),
+    Route(f"GET {_IMPLIED}", show_implied, policy="identity:get_implied_role", target=implication_target),
+    Route(f"HEAD {_IMPLIED}", check_implied, policy="identity:check_implied_role", target=implication_target),
+    Route(f"PUT {_IMPLIED}", imply, policy="identity:create_implied_role", target=implication_target, ok=201),
+    Route(f"DELETE {_IMPLIED}", drop_implied, policy="identity:delete_implied_role", target=implication_target, ok=204),
     Route("GET /role_inferences", list_inferences, policy="identity:list_role_inference_rules"),
 ]  # fmt: skip

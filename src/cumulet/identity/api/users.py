@@ -89,7 +89,7 @@ async def change_password(request: Request) -> None:
 
 
 async def list_groups(request: Request) -> dict[str, Any]:
-    page = page_of(request, ("name",))
+    page = own_domain(request, page_of(request, ("name",)))
     found = await users.list_groups(identity_of(request).database, page, user_id=request.params["user_id"])
     return collection(request, "groups", found, views.group_of_user)
 
