@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from cumulet.compute.logic.flavors import SORT
 from tests.contract.compute.conftest import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -113,6 +114,18 @@ async def test_pages(world: World) -> None:
     assert [one["name"] for one in first["flavors"]] == ["m1.nano", "m1.micro"]
     href = first["flavors_links"][0]["href"].partition("/compute/v2.1")[2]
     assert [one["name"] for one in (await world.demo.get(href)).json["flavors"]] == ["m1.tiny", "m1.small"]
+
+
+@pytest.mark.parametrize("key", sorted(set(SORT) - {"rxtx_factor"}))
+async def test_pages_by_any_key_lose_and_repeat_nothing(world: World, key: str) -> None:
+    query = f"/flavors?sort_key={key}&sort_dir=desc"
+    whole = [one["id"] for one in (await world.demo.get(query)).json["flavors"]]
+    walked: list[str] = []
+    marker = ""
+    while page := (await world.demo.get(f"{query}&limit=2{marker}")).json["flavors"]:
+        walked += [one["id"] for one in page]
+        marker = f"&marker={page[-1]['id']}"
+    assert walked == whole
 
 
 async def test_a_private_flavor_is_there_for_those_it_was_given_to(world: World, private: str) -> None:

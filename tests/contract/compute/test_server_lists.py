@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
+from cumulet.compute.logic.listing import SORT
 from tests.contract.compute.conftest import Caller, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -84,6 +85,25 @@ async def test_pages_of_an_expression_that_sql_cannot_say(world: World, three: l
     query = "?limit=1&sort_key=display_name&sort_dir=asc&name=" + quote("list-[0-9]+$")
     assert await names(world.demo, query) == ["list-0"]
     assert await names(world.demo, query + f"&marker={three[0]['id']}") == ["list-1"]
+
+
+@pytest.mark.parametrize("key", sorted(SORT))
+@pytest.mark.parametrize("way", ["asc", "desc"])
+async def test_pages_by_any_key_lose_and_repeat_nothing(
+    world: World, three: list[dict[str, Any]], key: str, way: str
+) -> None:
+    query = f"/servers?sort_key={key}&sort_dir={way}&name=list"
+    whole = [one["id"] for one in (await world.admin.get(f"{query}&all_tenants=1")).json["servers"]]
+    walked: list[str] = []
+    marker = ""
+    while True:
+        page = (await world.admin.get(f"{query}&all_tenants=1&limit=1{marker}")).json["servers"]
+        if not page:
+            break
+        walked.append(page[0]["id"])
+        marker = f"&marker={page[0]['id']}"
+    assert walked == whole
+    assert len(whole) == 3
 
 
 async def test_an_address_is_found_by_its_beginning(world: World, kept: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, exists, or_, select
+from sqlalchemy import Boolean, Column, ColumnElement, Select, String, Text, and_, case, exists, func, or_, select
 
 from cumulet.compute.errors import marker_missing
 from cumulet.compute.logic import Compute
@@ -82,18 +82,27 @@ async def find(
         statement = statement.where(f.disk >= min_disk)
     if name is not None:
         statement = statement.where(f.name == name)
-    column = FLAVORS.c[SORT[sort_key]]
+    column = _ordered(FLAVORS.c[SORT[sort_key]])
     rising = sort_dir == "asc"
     if marker is not None:
-        last = await compute.db.first(select(FLAVORS).where(f.id == marker))
+        last = await compute.db.first(select(column.label("value")).where(f.id == marker))
         if last is None:
             raise marker_missing(marker)
-        value = last[column.name]
+        value = last["value"]
         beyond = column > value if rising else column < value
         later = f.id > marker if rising else f.id < marker
         statement = statement.where(or_(beyond, and_(column == value, later)))
     order = (column.asc(), f.id.asc()) if rising else (column.desc(), f.id.desc())
     return await compute.db.all(statement.order_by(*order).limit(limit))
+
+
+def _ordered(column: Column[Any]) -> ColumnElement[Any]:
+    """A column as something that is never null and can be compared."""
+    if isinstance(column.type, Boolean):
+        return case((column, 1), else_=0)
+    if isinstance(column.type, Text | String):
+        return func.coalesce(column, "")
+    return func.coalesce(column, 0)
 
 
 async def create(compute: Compute, values: Mapping[str, Any]) -> Row:

@@ -23,15 +23,22 @@ from cumulet.kernel.errors import Invalid
 
 _S = SERVERS.c
 _CHUNK: Final = 500
+
+
+def _flag(column: Any) -> ColumnElement[int]:
+    """A boolean that can be compared: 1 or 0."""
+    return case((column, 1), else_=0)
+
+
 SORT: Final[dict[str, ColumnElement[Any]]] = {
     "access_ip_v4": func.coalesce(_S.access_ip_v4, ""), "access_ip_v6": func.coalesce(_S.access_ip_v6, ""),
     "auto_disk_config": _S.disk_config, "availability_zone": func.coalesce(_S.availability_zone, ""),
-    "config_drive": _S.config_drive, "created_at": _S.created_at,
+    "config_drive": _flag(_S.config_drive), "created_at": _S.created_at,
     "display_description": func.coalesce(_S.description, ""), "display_name": _S.name,
     "host": func.coalesce(_S.host, ""), "hostname": _S.hostname, "image_ref": func.coalesce(_S.image_id, ""),
     "instance_type_id": cast(_S.flavor, String), "kernel_id": literal(""), "key_name": func.coalesce(_S.key_name, ""),
-    "launch_index": _S.launch_index, "launched_at": func.coalesce(_S.launched_at, 0.0), "locked": _S.locked,
-    "locked_by": _S.locked, "node": func.coalesce(_S.node, ""), "power_state": _S.power_state,
+    "launch_index": _S.launch_index, "launched_at": func.coalesce(_S.launched_at, 0.0), "locked": _flag(_S.locked),
+    "locked_by": func.coalesce(_S.locked_by, ""), "node": func.coalesce(_S.node, ""), "power_state": _S.power_state,
     "progress": _S.progress, "project_id": _S.project_id, "ramdisk_id": literal(""),
     "root_device_name": func.coalesce(_S.root_device_name, ""), "task_state": func.coalesce(_S.task_state, ""),
     "terminated_at": func.coalesce(_S.terminated_at, 0.0), "updated_at": _S.updated_at, "user_id": _S.user_id,
