@@ -128,7 +128,6 @@ GROUPS = Table(
     "security_groups",
     METADATA,
     *_standard(),
-    Column("stateful", Boolean, nullable=False),
     Column("default_of", String(255), unique=True),
 )
 """``default_of`` is the project whose default group it is, else null: one per project."""

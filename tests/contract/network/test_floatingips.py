@@ -62,6 +62,10 @@ async def test_associate_disassociate(site: Site) -> None:
     reply = await net.put(f"/floatingips/{other['id']}", {"floatingip": {"port_id": port["id"]}})
     refused(reply, 409, "FloatingIPPortAlreadyAssociated")
     assert (await net.show(f"/floatingips/{other['id']}"))["port_id"] is None
+    kept = (await net.put(path, {"floatingip": {"description": "x"}})).json["floatingip"]
+    assert (kept["port_id"], kept["description"]) == (port["id"], "x")
+    assert (await net.put(path, {"floatingip": {}})).json["floatingip"]["port_id"] is None  # as published
+    assert (await net.put(path, {"floatingip": {"port_id": port["id"]}})).json["floatingip"]["port_id"] == port["id"]
     gone = (await net.put(path, {"floatingip": {"port_id": None}})).json["floatingip"]
     assert (gone["port_id"], gone["fixed_ip_address"], gone["router_id"], gone["status"]) == (None, None, None, "DOWN")
 

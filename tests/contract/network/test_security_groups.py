@@ -34,7 +34,7 @@ async def test_a_port_makes_the_default_group(net: Net) -> None:
 async def test_create_update_delete(net: Net) -> None:
     group = await net.make("/security-groups", name="web", description="d")
     assert set(group) == {
-        "id", "name", "tenant_id", "project_id", "description", "stateful", "shared", "security_group_rules",
+        "id", "name", "tenant_id", "project_id", "description", "shared", "security_group_rules",
         "created_at", "updated_at", "revision_number", "tags",
     }  # fmt: skip
     assert {(r["direction"], r["ethertype"]) for r in group["security_group_rules"]} == {
@@ -77,6 +77,7 @@ async def test_a_rule(net: Net) -> None:
     }  # fmt: skip
     assert (rule["protocol"], rule["port_range_min"], rule["port_range_max"]) == ("tcp", 80, 90)
     assert (rule["ethertype"], rule["normalized_cidr"]) == ("IPv4", "10.1.0.0/16")
+    assert rule["remote_ip_prefix"] == "10.1.2.3/16"
     assert (await net.show(f"/security-groups/{group['id']}"))["revision_number"] == 2
     assert await net.show(f"/security-group-rules/{rule['id']}") == rule
     found = (await net.get(f"/security-group-rules?security_group_id={group['id']}&direction=ingress")).json
@@ -121,6 +122,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"protocol": "icmp", "port_range_max": 3}, "SecurityGroupMissingIcmpType", "ICMP code (port-range-max) 3"),
     ({"protocol": "gre", "port_range_min": 1, "port_range_max": 2}, "SecurityGroupInvalidProtocolForPort", "47"),
     ({"protocol": "ipv6-icmp"}, "SecurityGroupEthertypeConflictWithProtocol", "Invalid ethertype IPv4"),
+    ({"protocol": 58}, "SecurityGroupEthertypeConflictWithProtocol", "Invalid ethertype IPv4"),
     ({"remote_ip_prefix": "fd00::/8"}, "SecurityGroupRuleParameterConflict", "Conflicting value ethertype IPv4"),
     ({"remote_ip_prefix": "x"}, "HTTPBadRequest", "Invalid CIDR x given as IP prefix"),
 ]
@@ -156,3 +158,29 @@ async def test_all_ports_is_no_range(net: Net) -> None:
         port_range_min=1, port_range_max=65535,
     )  # fmt: skip
     assert (rule["port_range_min"], rule["port_range_max"]) == (None, None)
+
+
+async def test_the_rules_of_a_new_group_count(net: Net) -> None:
+    await net.get("/security-groups")
+    path = f"/quotas/{project('demo')}"
+    assert (await net.get(f"{path}/details.json")).json["quota"]["security_group_rule"]["used"] == 4
+    await net.admin.put(path, {"quota": {"security_group_rule": 5}})
+    refused(await net.post("/security-groups", {"security_group": {"name": "web"}}), 409, "OverQuota")
+    await net.admin.put(path, {"quota": {"security_group_rule": 6}})
+    group = await net.make("/security-groups", name="web")
+    await net.delete(f"/security-groups/{group['id']}")
+    assert (await net.get(f"{path}/details.json")).json["quota"]["security_group_rule"]["used"] == 4
+
+
+async def test_an_administrators_rule_in_ones_own_group(net: Net) -> None:
+    group = await net.make("/security-groups", name="web")
+    rule = await net.admin.make("/security-group-rules", security_group_id=group["id"], direction="ingress")
+    assert rule["project_id"] == project("admin")
+    found = (await net.get("/security-group-rules")).json["security_group_rules"]
+    assert rule["id"] in [one["id"] for one in found]
+
+
+async def test_bulk_items_in_envelopes(net: Net) -> None:
+    rows = [{"security_group": {"name": "a"}}, {"name": "b"}]
+    reply = await net.post("/security-groups", {"security_groups": rows})
+    assert [one["name"] for one in reply.json["security_groups"]] == ["a", "b"]

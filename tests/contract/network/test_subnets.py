@@ -173,3 +173,25 @@ async def test_bulk(net: Net) -> None:
     rows = [{"network_id": network["id"], "ip_version": 4, "cidr": f"10.{n}.0.0/24"} for n in range(3)]
     reply = await net.post("/subnets", {"subnets": rows})
     assert [one["cidr"] for one in reply.json["subnets"]] == ["10.0.0.0/24", "10.1.0.0/24", "10.2.0.0/24"]
+
+
+async def test_an_mtu_too_small_for_its_subnets(net: Net) -> None:
+    small = await net.make("/networks", mtu=60)
+    body = {"network_id": small["id"], "ip_version": 4, "cidr": "10.1.0.0/24"}
+    refused(await net.post("/subnets", {"subnet": body}), 409, "NetworkMTUSubnetConflict")
+    network_id, _ = await net.network("fd00:1::/64")
+    refused(await net.put(f"/networks/{network_id}", {"network": {"mtu": 1279}}), 409, "NetworkMTUSubnetConflict")
+    assert (await net.put(f"/networks/{network_id}", {"network": {"mtu": 1280}})).status == 200
+
+
+async def test_filters_of_the_network(net: Net) -> None:
+    await net.network("10.1.0.0/24")
+    await net.external()
+    for query, count in {
+        "router:external=True": 1,
+        "router:external=False": 1,
+        "shared=False": 2,
+        "shared=1": 0,
+    }.items():
+        assert len((await net.get(f"/subnets?{query}")).json["subnets"]) == count
+    refused(await net.get("/subnets?shared=perhaps"), 400, "HTTPBadRequest")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl
 
 from cumulet.kernel.http import Body, Request, Route
 from cumulet.network import schemas as s
@@ -25,9 +26,13 @@ from cumulet.network.schemas.values import host_route, items, uuid
 
 
 async def _ensure_default_group(request: Request) -> None:
-    """A project that looks at its groups has its default one."""
-    if request.context.project_id:
-        await ensure_default_of(request.service, request.context, request.context.project_id)
+    """A project that looks at its groups has its default one; so has one at whose groups an administrator looks."""
+    projects = {request.context.project_id}
+    if request.context.is_admin:
+        projects |= {value for name, value in parse_qsl(request.query_text) if name in ("project_id", "tenant_id")}
+    for project in projects:
+        if project:
+            await ensure_default_of(request.service, request.context, project)
 
 
 RESOURCES = (

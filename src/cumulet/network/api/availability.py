@@ -17,6 +17,8 @@ from cumulet.network.logic import by_key
 from cumulet.network.logic.networks import NETWORK
 
 _PATH = "/v2.0/network-ip-availabilities"
+_MOST = 2**64 - 1
+"""The largest number that a JSON reader may be trusted with."""
 _FILTERS = {"network_id": "id", "network_name": "name", "tenant_id": "project_id", "project_id": "project_id"}
 
 
@@ -74,7 +76,7 @@ async def _documents(request: Request, rows: list[Row], version: int | None) -> 
                 "network_name": row["name"],
                 "tenant_id": row["project_id"],
                 "project_id": row["project_id"],
-                "total_ips": sum(one["total_ips"] for one in parts),
+                "total_ips": min(sum(one["total_ips"] for one in parts), _MOST),
                 "used_ips": sum(one["used_ips"] for one in parts),
                 "subnet_ip_availability": parts,
             }
@@ -83,7 +85,8 @@ async def _documents(request: Request, rows: list[Row], version: int | None) -> 
 
 
 def _size(pools: list[dict[str, str]]) -> int:
-    return sum(int(ipaddress.ip_address(one["end"])) - int(ipaddress.ip_address(one["start"])) + 1 for one in pools)
+    size = sum(int(ipaddress.ip_address(one["end"])) - int(ipaddress.ip_address(one["start"])) + 1 for one in pools)
+    return min(size, _MOST)
 
 
 ROUTES = [

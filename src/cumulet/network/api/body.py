@@ -55,7 +55,9 @@ class AttributeBody(Body):
             several = sent[self.plural]
             if not isinstance(several, list) or not several:
                 raise http_bad("Resources required")
-            return {"items": [self._lift_one(one) for one in several], "bulk": True}
+            # an item may stand alone or, as published, in an envelope of its own
+            inner = [one[self.name] if isinstance(one, dict) and set(one) == {self.name} else one for one in several]
+            return {"items": [self._lift_one(one) for one in inner], "bulk": True}
         if self.name not in sent:
             raise http_bad(f"Unable to find '{self.name}' in request body")
         return {"items": [self._lift_one(sent[self.name])], "bulk": False}

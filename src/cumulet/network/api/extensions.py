@@ -46,7 +46,6 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
     ("standard-attr-revisions", "Resource revision numbers", "2016-04-11T10:00:00-00:00"),
     ("standard-attr-tag", "Tag support for resources with standard attribute", "2017-01-01T00:00:00-00:00"),
     ("standard-attr-timestamp", "Resource timestamps", "2016-09-12T10:00:00-00:00"),
-    ("stateful-security-group", "Stateful security group", "2019-11-26T09:00:00-00:00"),
 )
 """(alias, name, since) of what is truly offered."""
 

@@ -202,7 +202,7 @@ class Resource:
         unknown = []
         for name, values in filters.items():
             if name in self.kind.filters:
-                clauses.append(self.kind.filters[name](values))
+                clauses.append(self._special(name, values))
             elif name in _TAG_FILTERS and self.tagged:
                 clauses.append(_tagged(self.kind, name, values))
             elif name == "changed_since" and "updated_at" in self.kind.table.c:
@@ -214,6 +214,12 @@ class Resource:
         if unknown:
             raise http_bad(f"{unknown} is invalid attribute for filtering")
         return clauses
+
+    def _special(self, name: str, values: list[str]) -> Any:
+        try:
+            return self.kind.filters[name](values)
+        except ValueError as error:
+            raise http_bad(f"Invalid input for {name}. Reason: {error}.") from None
 
     def _matches(self, name: str, values: list[str]) -> Any:
         column = self.kind.table.c[self._column(name)]

@@ -183,6 +183,8 @@ async def update(work: Work, before: Document, values: Values) -> None:
     f = m.FLOATINGIPS
     if "description" in values:
         await change(work, f, before["id"], description=values["description"])
+    if not values:
+        await disassociate(work, f.c.id == before["id"])  # as published: an empty change takes the association away
     if "port_id" not in values and "fixed_ip_address" not in values:
         return
     port_id = values.get("port_id", before["port_id"])

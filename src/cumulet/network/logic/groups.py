@@ -7,6 +7,8 @@ No two rules of a group mean the same.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import select
 
@@ -23,6 +25,7 @@ from cumulet.network.schemas.values import PROTOCOLS
 DEFAULT = "default"
 PORTED = (6, 17, 33, 132, 136)
 ICMP = (1, 58)
+_IPV6_ONLY = (41, 43, 44, 58, 59, 60)
 _MEANING = ("direction", "ethertype", "port_range_min", "port_range_max", "remote_ip_prefix", "remote_group_id")
 
 
@@ -37,7 +40,6 @@ async def documents(net: Network, reader: Reader, rows: list[Row]) -> list[Docum
     return [
         standard_document(row, tags)
         | {
-            "stateful": row["stateful"],
             "shared": False,
             "security_group_rules": [rule_document(rule) for rule in rules.get(row["id"], [])],
             "*": {},
@@ -51,9 +53,11 @@ async def create(work: Work, values: Values) -> str:
         raise in_use("SecurityGroupDefaultAlreadyExists", "Default security group already exists.")
     await ensure_default(work, values["project_id"])
     await work.net.quota.take(work.tx, values["project_id"], {"security_group": 1})
-    row = {**work.standard(values), "stateful": values["stateful"], "default_of": None}
+    row = {**work.standard(values), "default_of": None}
     await work.tx.insert(m.GROUPS, row)
-    await _add_rules(work, row["id"], row["project_id"], [("egress", "IPv4", None), ("egress", "IPv6", None)])
+    out = [("egress", "IPv4", None), ("egress", "IPv6", None)]
+    await work.net.quota.take(work.tx, values["project_id"], {"security_group_rule": len(out)})
+    await _add_rules(work, row["id"], row["project_id"], out)
     return str(row["id"])
 
 
@@ -65,20 +69,19 @@ async def ensure_default(work: Work, project_id: str) -> str:
         return str(found[0]["id"])
     row = {
         **work.standard({"project_id": project_id, "name": DEFAULT, "description": "Default security group"}),
-        "stateful": True,
         "default_of": project_id,
     }
     await work.tx.insert(g, row)
     key = str(row["id"])
     # the default group counts for its project but is never refused
-    await work.net.quota.give(work.tx, project_id, {"security_group": -1})
+    await work.net.quota.give(work.tx, project_id, {"security_group": -1, "security_group_rule": -4})
     rules = [(direction, kind, key if direction == "ingress" else None)
              for direction in ("egress", "ingress") for kind in ("IPv4", "IPv6")]  # fmt: skip
     await _add_rules(work, key, project_id, rules)
     return key
 
 
-async def _add_rules(work: Work, group_id: str, project_id: str, rules: list[tuple[str, str, str | None]]) -> None:
+async def _add_rules(work: Work, group_id: str, project_id: str, rules: Sequence[tuple[str, str, str | None]]) -> None:
     for direction, ethertype, remote in rules:
         row = {
             **work.standard({"project_id": project_id}),
@@ -92,7 +95,6 @@ async def _add_rules(work: Work, group_id: str, project_id: str, rules: list[tup
             "remote_group_id": remote,
         }
         await work.tx.insert(m.RULES, row)
-    await work.net.quota.give(work.tx, project_id, {"security_group_rule": -len(rules)})
 
 
 async def ensure_default_of(net: Network, caller: Context, project_id: str) -> None:
@@ -116,8 +118,6 @@ async def update(work: Work, before: Document, values: Values) -> None:
         raise in_use("SecurityGroupCannotUpdateDefault", "Updating default security group not allowed.")
     if values.get("name", "").lower() == DEFAULT and before["name"] != DEFAULT:
         raise in_use("SecurityGroupDefaultAlreadyExists", "Default security group already exists.")
-    if "stateful" in values and values["stateful"] != before["stateful"] and await _ports_in(work, key):
-        raise in_use("SecurityGroupInUse", f"Security Group {key} in use.")
     await change(work, m.GROUPS, key, **values)
 
 
@@ -229,8 +229,7 @@ def _check_rule(values: Values) -> None:
                 f"Conflicting value ethertype {values['ethertype']} for CIDR {values['remote_ip_prefix']}",
                 kind="SecurityGroupRuleParameterConflict",
             )
-    if values["protocol"] in ("icmpv6", "ipv6-icmp", "ipv6-encap", "ipv6-frag", "ipv6-nonxt", "ipv6-opts",
-                              "ipv6-route") and values["ethertype"] == "IPv4":  # fmt: skip
+    if number in _IPV6_ONLY and values["ethertype"] == "IPv4":
         raise Invalid(
             f"Invalid ethertype {values['ethertype']} for protocol {values['protocol']}.",
             kind="SecurityGroupEthertypeConflictWithProtocol",
@@ -288,6 +287,11 @@ async def delete_rule(work: Work, before: Document) -> None:
     await work.touch_members(before["security_group_id"])
 
 
+def _rules_of_own_groups(caller: Context) -> Any:
+    g = m.GROUPS.c
+    return m.RULES.c.security_group_id.in_(select(g.id).where(g.project_id == (caller.project_id or "")))
+
+
 GROUP = Kind(
     "security_group",
     "security_groups",
@@ -308,4 +312,5 @@ RULE = Kind(
     None,
     delete_rule,
     parent=rule_parent,
+    also_visible=_rules_of_own_groups,
 )

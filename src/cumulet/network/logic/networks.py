@@ -138,9 +138,21 @@ def _mtu(wanted: int | None, highest: int) -> int:
         return highest
     if wanted > highest:
         raise invalid(f"Requested MTU is too big, maximum is {highest}")
-    if wanted < 68:
-        raise invalid("Requested MTU is too small, minimum is 68")
     return wanted
+
+
+MINIMUM_MTU = {4: 68, 6: 1280}
+"""The smallest packet that an IP version must carry (RFC 791, RFC 8200)."""
+
+
+def check_mtu(network_id: str, mtu: int, versions: set[int]) -> None:
+    """Refuse an MTU with which a subnet of one of these IP versions could not work."""
+    for version in versions:
+        if mtu < MINIMUM_MTU[version]:
+            raise in_use(
+                "NetworkMTUSubnetConflict",
+                f"MTU of {network_id} is not valid, subnet requires a minimum of {MINIMUM_MTU[version]}",
+            )
 
 
 async def _only_default(work: Work, key: str, *, external: bool) -> None:
@@ -177,6 +189,9 @@ async def update(work: Work, before: Document, values: Values) -> None:
     if "mtu" in values:
         overhead = TUNNEL_OVERHEAD if before["provider:network_type"] == VXLAN else 0
         plain["mtu"] = _mtu(values["mtu"], work.net.config.path_mtu - overhead)
+        s = m.SUBNETS.c
+        rows = await work.tx.all(select(s.ip_version).where(s.network_id == key).distinct())
+        check_mtu(key, plain["mtu"], {row["ip_version"] for row in rows})
     await change(work, m.NETWORKS, key, **plain)
     await work.touch_network(key)
 

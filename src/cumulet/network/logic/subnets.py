@@ -33,7 +33,8 @@ from cumulet.network.logic.addresses import (
 )
 from cumulet.network.logic.kinds import Kind, change, not_found
 from cumulet.network.logic.macs import new_mac
-from cumulet.network.logic.networks import around, network_of, remove_port
+from cumulet.network.logic.networks import around, check_mtu, network_of, remove_port
+from cumulet.network.schemas.values import boolean
 
 DHCP_OWNER = "network:dhcp"
 ROUTER_OWNERS = ("network:router_interface", "network:router_gateway", "network:floatingip")
@@ -75,6 +76,7 @@ async def create(work: Work, values: Values) -> str:
         raise bad("subnets", "a subnetpool must be specified in the absence of a cidr")
     network = ipaddress.ip_network(cidr)
     _check_shape(values, network)
+    check_mtu(network_id, (await network_of(work, network_id))["mtu"], {network.version})
     for other in await subnets_of(work.tx, network_id):
         if ipaddress.ip_network(other["cidr"]).overlaps(network):
             raise invalid(f"Requested subnet with cidr: {cidr} for network: {network_id} overlaps with another subnet")
@@ -385,8 +387,12 @@ def _also_visible(caller: Context) -> Any:
 
 def _by_external(given: list[str]) -> Any:
     n = m.NETWORKS.c
-    wanted = [one.lower() in ("true", "1") for one in given]
-    return m.SUBNETS.c.network_id.in_(select(n.id).where(n.external.in_(wanted)))
+    return m.SUBNETS.c.network_id.in_(select(n.id).where(n.external.in_([boolean(one) for one in given])))
+
+
+def _by_shared(given: list[str]) -> Any:
+    n = m.NETWORKS.c
+    return m.SUBNETS.c.network_id.in_(select(n.id).where(n.shared.in_([boolean(one) for one in given])))
 
 
 SUBNET = Kind(
@@ -400,5 +406,5 @@ SUBNET = Kind(
     delete,
     parent=parent,
     also_visible=_also_visible,
-    filters={"router:external": _by_external},
+    filters={"router:external": _by_external, "shared": _by_shared},
 )

@@ -175,7 +175,6 @@ FLOATINGIP = (
 
 SECURITY_GROUP = (
     *NAMED,
-    free("stateful", BOOL, v.boolean, True),
     shown("shared", BOOL, filter=False, sort=False),
     shown("security_group_rules", array(OBJECT), filter=False, sort=False),
     *STANDARD,

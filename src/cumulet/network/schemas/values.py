@@ -238,11 +238,11 @@ def ethertype(value: Any) -> str:
 
 
 def prefix(value: Any) -> str | None:
-    """The far side of a rule; an address alone is that one host."""
+    """The far side of a rule as it was given; an address alone is that one host."""
     if not value:
         return None
     try:
-        return str(ipaddress.ip_network(value, strict=False)) if isinstance(value, str) else cidr(value)
+        return str(ipaddress.ip_interface(value)) if isinstance(value, str) else cidr(value)
     except ValueError:
         raise ValueError(f"Invalid CIDR {value} given as IP prefix.") from None
 
