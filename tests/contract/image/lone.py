@@ -19,7 +19,7 @@ import orjson
 from sqlalchemy import MetaData
 
 from cumulet.client.transport import AbsentTransport, LocalReply, LocalTransport
-from cumulet.kernel import clock
+from cumulet.kernel import clock, ids
 from cumulet.kernel.bus import MemoryBus
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Database
@@ -143,17 +143,26 @@ async def lone_service(
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     others: Mapping[str, Any] | None = None,
-    started: bool = True,
+    postgres: str = "",
 ) -> AsyncIterator[Lone]:
-    """The service ``package`` with ``roles``, started. ``others``: catalogue type → how it is reached."""
+    """The service ``package`` with ``roles``, started.
+
+    ``others``: catalogue type → how it is reached; ``postgres``: a DSN, for another database than SQLite.
+    """
     data.mkdir(parents=True, exist_ok=True)
     databases: list[Database] = []
 
     async def open_database(name: str, metadata: MetaData, migrations: Path | None) -> Database:
-        database = SqliteDatabase(data / f"{name}.db")
-        databases.append(database)
-        await ensure_schema(database, metadata, migrations)
-        return database
+        made: Database
+        if postgres:
+            from cumulet.kernel.db.postgres import PostgresDatabase
+
+            made = await PostgresDatabase.connect(postgres, f"{name}_{ids.new_hex()[:12]}")
+        else:
+            made = SqliteDatabase(data / f"{name}.db")
+        databases.append(made)
+        await ensure_schema(made, metadata, migrations)
+        return made
 
     def transport(type_: str) -> Any:
         known = {"identity": PlayedTokens(), **(others or {})}
@@ -174,7 +183,7 @@ async def lone_service(
         options=dict(options or {}),
     )
     service: Service = await importlib.import_module(f"cumulet.{package}.service").build(parts, set(roles))
-    tasks = [task for role in service.roles for task in role.tasks] if started else []
+    tasks = [task for role in service.roles for task in role.tasks]
     app = next((role.app for role in service.roles if role.app is not None), None)
     try:
         if service.bootstrap is not None:
