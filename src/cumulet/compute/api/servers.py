@@ -306,7 +306,7 @@ def _truth(value: str, name: str, *, empty: bool = False) -> bool:
 
 async def index(request: Request) -> dict[str, Any]:
     wanted = _wanted(request, all_rule="os_compute_api:servers:index:get_all_tenants")
-    rows = await listing.find(request.service, wanted) if wanted is not None else []
+    rows = await listing.find(request.service, wanted, brief=True) if wanted is not None else []
     shown = [
         {"id": row["id"], "name": row["name"], "links": links_of(request, "servers", row["id"])} for row in rows
     ]  # fmt: skip

@@ -87,8 +87,11 @@ class Wanted:
     marker: str | None = None
 
 
-async def find(compute: Compute, wanted: Wanted) -> list[Row]:
-    """A page of servers; each row also holds ``volumes``. Raises Invalid for a marker that is not there."""
+async def find(compute: Compute, wanted: Wanted, *, brief: bool = False) -> list[Row]:
+    """A page of servers; each row also holds ``volumes``, or with ``brief`` only id and name.
+
+    Raises Invalid for a marker that is not there.
+    """
     conditions = _conditions(wanted)
     order = [(SORT[key], way) for key, way in wanted.sort] or [(_S.created_at, "desc")]
     order.append((_S.id, order[-1][1]))
@@ -96,9 +99,11 @@ async def find(compute: Compute, wanted: Wanted) -> list[Row]:
         conditions.append(await _beyond(compute, wanted.marker, order))
     if wanted.limit == 0:
         return []
-    statement = select(SERVERS, VOLUMES).where(*conditions)
-    statement = statement.order_by(*(one.asc() if way == "asc" else one.desc() for one, way in order))
     tests = [(name, Expression(text)) for name, text in wanted.like.items() if not in_sql(text)]
+    columns = {"id", "name", *(name for name, _ in tests)}
+    shown = [SERVERS.c[name] for name in sorted(columns)] if brief else [*SERVERS.c, VOLUMES]
+    statement = select(*shown).where(*conditions)
+    statement = statement.order_by(*(one.asc() if way == "asc" else one.desc() for one, way in order))
     if not tests:
         return await compute.db.all(statement.limit(wanted.limit))
     found: list[Row] = []
