@@ -80,8 +80,11 @@ PORTS = Table(
     Column("binding_profile", Json, nullable=False),
     Column("vif_type", String(32), nullable=False),
     Column("dns_name", String(255), nullable=False),
+    Column("ours", Boolean, nullable=False),
     UniqueConstraint("network_id", "mac_address", name="uq_ports_mac"),
 )
+"""``ours`` marks the ports of DHCP servers, routers and floating IPs: only the service sets it. What a user writes
+into ``device_owner`` or ``device_id`` never makes a port part of a router."""
 
 ADDRESSES = Table(
     "addresses",

@@ -165,3 +165,25 @@ async def test_routes(net: Net) -> None:
     assert reply.json["router"]["routes"] == [second]
     assert (await net.put(path, {"router": {"routes": None}})).json["router"]["routes"] == []
     assert (await interface(net, router, "remove", subnet_id=subnet_id)).status == 200
+
+
+async def test_nobody_slips_a_port_into_a_router(host: Net) -> None:
+    """What users write into a port's device never makes it part of somebody's router."""
+    _, subnet_id = await host.network("10.1.0.0/24")
+    router = (await host.make("/routers"))["id"]
+    own = (await interface(host, router, subnet_id=subnet_id)).json["port_id"]
+    mallory = host.by(ALT)
+    network_id, _ = await mallory.network("10.6.0.0/24")
+    fake = {"device_owner": "network:router_interface", "device_id": router}
+    port = await mallory.make("/ports", network_id=network_id, **fake)
+    refused(await interface(mallory, router, "remove", port_id=port["id"]), 404, "RouterNotFound")
+    refused(await interface(host, router, "remove", port_id=port["id"]), 404, "RouterInterfaceNotFound")
+    reply = await host.put(f"/ports/{own}", {"port": {"device_id": (await host.make("/routers"))["id"]}})
+    refused(reply, 409, "ServicePortInUse")
+    await host.eventually(f"/ports/{own}", status="ACTIVE")
+    driver = host.lone.parts.options["network_drivers"]["node-1"]
+    assert [one.port_id for one in driver.plans.routers[router].interfaces] == [own]
+    assert (await mallory.delete(f"/ports/{port['id']}")).status == 204
+    dhcp = await mallory.make("/ports", network_id=network_id, device_owner="network:dhcp")
+    assert (await mallory.show(f"/ports/{dhcp['id']}"))["status"] == "DOWN"
+    assert (await mallory.delete(f"/networks/{network_id}")).status == 204

@@ -115,7 +115,7 @@ async def place(net: Network) -> None:
             return
         kept = {one["host"] for one in agents if one["heartbeat_at"] > now - net.config.agent_lost}
         placed = {(row["kind"], row["object_id"]): row["host"] for row in await work.tx.all(select(d))}
-        networks = await work.tx.all(select(p.network_id).where(p.device_owner == DHCP_OWNER).distinct())
+        networks = await work.tx.all(select(p.network_id).where(p.device_owner == DHCP_OWNER, p.ours).distinct())
         routers = await work.tx.all(select(r.id))
         wanted = [("dhcp", row["network_id"]) for row in networks] + [("router", row["id"]) for row in routers]
         for kind, key in wanted:
@@ -139,9 +139,9 @@ async def _bind(work: Work, kind: str, key: str, host: str | None) -> None:
     """The ports of a duty stand on the host that carries it; hosts that share their networks look again."""
     p = m.PORTS.c
     mine = (
-        (p.network_id == key) & (p.device_owner == DHCP_OWNER)
+        (p.network_id == key) & (p.device_owner == DHCP_OWNER) & p.ours
         if kind == "dhcp"
-        else (p.device_id == key) & p.device_owner.in_((INTERFACE, GATEWAY))
+        else (p.device_id == key) & p.device_owner.in_((INTERFACE, GATEWAY)) & p.ours
     )
     astray = await work.tx.all(select(p.id, p.network_id).where(mine, p.binding_host != host))
     for row in astray:

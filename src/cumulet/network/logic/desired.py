@@ -34,9 +34,6 @@ from cumulet.network.rpc import (
     SubnetPlan,
 )
 
-_SERVICE_OWNERS = (DHCP_OWNER, INTERFACE, GATEWAY)
-_UNPLUGGED = (*_SERVICE_OWNERS, "network:floatingip")
-
 
 async def desired_state(net: Network, host: str) -> Desired:
     """Everything of ours that belongs on ``host``."""
@@ -51,9 +48,9 @@ async def desired_state(net: Network, host: str) -> Desired:
     )
     own = select(a).where(a.c.port_id.in_([row["id"] for row in here])).order_by(a.c.place, a.c.subnet_id, a.c.number)
     state.addresses = by_key(await _all(net, own), "port_id")
-    guests = [row for row in here if row["device_owner"] not in _UNPLUGGED]
-    served = [row for row in here if row["device_owner"] == DHCP_OWNER]
-    routed = [row for row in here if row["device_owner"] in (INTERFACE, GATEWAY)]
+    guests = [row for row in here if not row["ours"]]
+    served = [row for row in here if row["ours"] and row["device_owner"] == DHCP_OWNER]
+    routed = [row for row in here if row["ours"] and row["device_owner"] in (INTERFACE, GATEWAY)]
     desired = Desired(
         version="",
         networks=await _networks(net, host, state, served),
@@ -144,7 +141,7 @@ async def _leases(net: Network, network_ids: list[str]) -> dict[str, list[DhcpHo
         select(p.id, p.network_id, p.mac_address, p.dns_name, a.address)
         .join(m.ADDRESSES, a.port_id == p.id)
         .join(m.SUBNETS, s.id == a.subnet_id)
-        .where(p.network_id.in_(network_ids), p.device_owner.not_in(_UNPLUGGED), s.enable_dhcp)
+        .where(p.network_id.in_(network_ids), p.ours.is_(False), s.enable_dhcp)
         .order_by(p.id, a.number)
     )
     found: dict[str, list[DhcpHost]] = {}

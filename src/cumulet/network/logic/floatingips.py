@@ -82,6 +82,7 @@ async def create(work: Work, values: Values) -> str:
         "binding_vnic_type": "normal",
         "binding_profile": {},
         "dns_name": "",
+        "ours": True,
         "vif_type": "unbound",
     }
     await insert(work, port, None)
@@ -169,7 +170,7 @@ async def _router_between(work: Work, external_id: str, subnet_id: str) -> str |
     r, p, a, s = m.ROUTERS.c, m.PORTS.c, m.ADDRESSES.c, m.SUBNETS.c
     statement = (
         select(r.id, (a.address == s.gateway_ip).label("main"))
-        .join(m.PORTS, (p.device_id == r.id) & (p.device_owner == INTERFACE))
+        .join(m.PORTS, (p.device_id == r.id) & (p.device_owner == INTERFACE) & p.ours)
         .join(m.ADDRESSES, a.port_id == p.id)
         .join(m.SUBNETS, s.id == a.subnet_id)
         .where(r.gateway_network_id == external_id, a.subnet_id == subnet_id)

@@ -87,7 +87,7 @@ def _document(
         "ip_allocation": "immediate" if held else "none",
         "dns_name": row["dns_name"],
         "dns_assignment": [_assignment(row["dns_name"], one["address"], domain) for one in held],
-        "*": around(network),
+        "*": {**around(network), "ours": row["ours"]},
     }
 
 
@@ -116,6 +116,7 @@ async def create(work: Work, values: Values) -> str:
         "binding_profile": values["binding:profile"],
         "vif_type": await _vif_type(work, values["binding:host_id"], values["binding:vnic_type"]),
         "dns_name": values["dns_name"],
+        "ours": False,
     }
     if row["allowed_address_pairs"] and not secure:
         raise pairs_need_security()
@@ -211,6 +212,12 @@ async def update(work: Work, before: Document, values: Values) -> None:
         )
     if not secure and pairs:
         raise pairs_need_security()
+    if before["*"]["ours"] and any(
+        before[name] != chosen(values, before, name) for name in ("device_id", "device_owner")
+    ):
+        raise in_use(
+            "ServicePortInUse", f"Port {key} belongs to a {before['device_owner']}; its device can't be changed."
+        )
     changes = {name: values[name] for name in _PLAIN if name in values}
     if "allowed_address_pairs" in values:
         changes["allowed_address_pairs"] = _pairs(pairs)
@@ -290,7 +297,7 @@ async def _change_addresses(work: Work, before: Document, fixed_ips: list[dict[s
     a, f = m.ADDRESSES.c, m.FLOATINGIPS.c
     # all are given back and the kept ones taken again in the same transaction: nobody sees them free
     await work.tx.run(m.ADDRESSES.delete().where(a.port_id == before["id"]))
-    await assign(work, before["id"], before["network_id"], mac, wanted, router=before["device_owner"] in ROUTER_OWNERS)
+    await assign(work, before["id"], before["network_id"], mac, wanted, router=before["*"]["ours"])
     if gone:
         await disassociate(work, f.port_id == before["id"], f.fixed_ip_address.in_(gone))
     if is_server_port(before):
@@ -300,7 +307,7 @@ async def _change_addresses(work: Work, before: Document, fixed_ips: list[dict[s
 async def delete(work: Work, before: Document) -> None:
     key, network_id = before["id"], before["network_id"]
     owner = before["device_owner"]
-    if owner in ROUTER_OWNERS and await _has_device(work, before):
+    if before["*"]["ours"] and owner in ROUTER_OWNERS and await _has_device(work, before):
         raise in_use(
             "ServicePortInUse",
             f"Port {key} cannot be deleted directly via the port API: has device owner {owner}.",

@@ -205,6 +205,7 @@ async def new_port(work: Work, router_id: str, network_id: str, owner: str, proj
         "binding_vnic_type": "normal",
         "binding_profile": {},
         "dns_name": "",
+        "ours": True,
         "vif_type": "tap" if placed else "unbound",
     }
     if project_id:
@@ -224,7 +225,7 @@ async def interfaces(work: Work, router_id: str) -> list[Row]:
         select(p.id.label("port_id"), p.network_id, a.subnet_id, a.address, s.cidr, s.ip_version)
         .join(m.ADDRESSES, a.port_id == p.id)
         .join(m.SUBNETS, s.id == a.subnet_id)
-        .where(p.device_id == router_id, p.device_owner == INTERFACE)
+        .where(p.device_id == router_id, p.device_owner == INTERFACE, p.ours)
     )
     return await work.tx.all(statement)
 
@@ -317,6 +318,7 @@ async def _add_by_port(work: Work, router_id: str, port_id: str) -> tuple[str, s
         port_id,
         device_id=router_id,
         device_owner=INTERFACE,
+        ours=True,
         port_security_enabled=False,
         binding_host=placed[0]["host"] if placed else "",
         vif_type="tap" if placed else "unbound",

@@ -271,7 +271,7 @@ async def _refuse_used_gateway(work: Work, before: Document) -> None:
     holder = (
         select(p.id)
         .join(m.ADDRESSES, a.port_id == p.id)
-        .where(a.subnet_id == before["id"], a.address == before["gateway_ip"], p.device_owner.in_(ROUTER_OWNERS))
+        .where(a.subnet_id == before["id"], a.address == before["gateway_ip"], p.ours)
     )
     rows = await work.tx.all(holder)
     if rows:
@@ -310,10 +310,9 @@ def subnet_in_use(key: str) -> Fault:
 async def _address_guests(work: Work, subnet: Values) -> None:
     """Ports that were there before a subnet with automatic addresses get theirs in it."""
     p = m.PORTS.c
-    ports = await work.tx.all(select(p.id, p.mac_address, p.device_owner).where(p.network_id == subnet["network_id"]))
-    for port in ports:
-        if port["device_owner"] not in (*ROUTER_OWNERS, DHCP_OWNER):
-            await take(work, port["id"], subnet, eui64(subnet["cidr"], port["mac_address"]), 9)
+    guests = select(p.id, p.mac_address).where(p.network_id == subnet["network_id"], p.ours.is_(False))
+    for port in await work.tx.all(guests):
+        await take(work, port["id"], subnet, eui64(subnet["cidr"], port["mac_address"]), 9)
 
 
 async def serve_dhcp(work: Work, network_id: str) -> None:
@@ -321,7 +320,7 @@ async def serve_dhcp(work: Work, network_id: str) -> None:
     a, p = m.ADDRESSES.c, m.PORTS.c
     served = [s for s in await subnets_of(work.tx, network_id) if s["enable_dhcp"]]
     ports = await work.tx.all(
-        select(p.id, p.project_id).where(p.network_id == network_id, p.device_owner == DHCP_OWNER)
+        select(p.id, p.project_id).where(p.network_id == network_id, p.device_owner == DHCP_OWNER, p.ours)
     )
     if not served:
         for port in ports:
@@ -369,6 +368,7 @@ async def _new_dhcp_port(work: Work, network_id: str) -> Row:
         "binding_vnic_type": "normal",
         "binding_profile": {},
         "dns_name": "",
+        "ours": True,
         "vif_type": "unbound",
     }
     await work.tx.insert(m.PORTS, row)
