@@ -87,6 +87,9 @@ async def test_interfaces_that_are_refused(net: Net) -> None:
     _, overlapping = await net.network("10.1.0.0/16")
     await interface(net, router, subnet_id=subnet_id)
     assert "overlaps with cidr" in refused(await interface(net, router, subnet_id=overlapping), 400, "BadRequest")
+    (outside,) = (await net.show(f"/networks/{await net.external()}"))["subnets"]
+    message = refused(await interface(net, router, subnet_id=outside), 400, "BadRequest")
+    assert "is not owned by project making the request" in message
     network = await net.make("/networks")
     bare = await net.make("/subnets", network_id=network["id"], ip_version=4, cidr="10.5.0.0/24", gateway_ip=None)
     assert "must have a gateway IP" in refused(await interface(net, router, subnet_id=bare["id"]), 400, "BadRequest")

@@ -266,6 +266,12 @@ def _interface(router: Document, port_id: str, network_id: str, subnets: list[st
 async def _add_by_subnet(work: Work, router: Document, subnet_id: str) -> tuple[str, str, list[str]]:
     await read(work.net, work.caller, SUBNET, subnet_id, work.tx)
     subnet = await first(work.tx, m.SUBNETS, subnet_id, SUBNET.missing)
+    network = await network_of(work, subnet["network_id"])
+    if not (work.caller.is_admin or subnet["project_id"] == work.caller.project_id or network["shared"]):
+        raise bad(
+            "router",
+            f"Cannot add interface to router because subnet {subnet_id} is not owned by project making the request",
+        )
     if subnet["gateway_ip"] is None:
         raise bad("router", "Subnet for router interface must have a gateway IP")
     if subnet["ip_version"] == 6 and subnet["ipv6_ra_mode"] is None and subnet["ipv6_address_mode"] is not None:
