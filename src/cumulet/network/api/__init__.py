@@ -13,7 +13,7 @@ from cumulet.network.api.extensions import list_extensions, show_extension
 from cumulet.network.api.resource import Resource, enforce
 from cumulet.network.api.tags import Tags
 from cumulet.network.errors import bad, http_bad
-from cumulet.network.logic import Document, Values, routers
+from cumulet.network.logic import Document, Values, interfaces, routers
 from cumulet.network.logic.agents import AGENT, ZONE
 from cumulet.network.logic.floatingips import FLOATINGIP
 from cumulet.network.logic.groups import GROUP, RULE, ensure_default_of
@@ -98,14 +98,14 @@ def _interface(request: Request) -> Values:
 
 async def add_router_interface(request: Request) -> dict[str, Any]:
     rule = _router_rule(request, "add_router_interface")
-    return await routers.add_interface(
+    return await interfaces.add_interface(
         request.service, request.context, request.params["id"], _interface(request), rule
     )
 
 
 async def remove_router_interface(request: Request) -> dict[str, Any]:
     rule = _router_rule(request, "remove_router_interface")
-    return await routers.remove_interface(
+    return await interfaces.remove_interface(
         request.service, request.context, request.params["id"], _interface(request), rule
     )
 

@@ -17,7 +17,7 @@ from cumulet.network import models as m
 from cumulet.network.errors import missing
 from cumulet.network.logic import Document, Network, Reader, Values, Work
 from cumulet.network.logic.kinds import Kind, change
-from cumulet.network.logic.routers import GATEWAY, INTERFACE
+from cumulet.network.logic.router_ports import GATEWAY, INTERFACE
 from cumulet.network.logic.subnets import DHCP_OWNER
 from cumulet.network.rpc import Alive
 

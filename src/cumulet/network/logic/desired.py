@@ -20,7 +20,7 @@ from cumulet.network.logic import Network, by_key
 from cumulet.network.logic.associations import ACTIVE
 from cumulet.network.logic.groups import protocol_number
 from cumulet.network.logic.ports import host_name
-from cumulet.network.logic.routers import GATEWAY, INTERFACE
+from cumulet.network.logic.router_ports import GATEWAY, INTERFACE
 from cumulet.network.logic.subnets import DHCP_OWNER
 from cumulet.network.rpc import (
     Desired,

@@ -21,7 +21,7 @@ from cumulet.network.logic.associations import disassociate, tell_server
 from cumulet.network.logic.kinds import Kind, change, not_found, read
 from cumulet.network.logic.networks import network_of, remove_port
 from cumulet.network.logic.ports import PORT, insert
-from cumulet.network.logic.routers import INTERFACE
+from cumulet.network.logic.router_ports import INTERFACE
 
 OWNER = "network:floatingip"
 

@@ -14,7 +14,7 @@ from cumulet.kernel.db import Duplicate
 from cumulet.kernel.errors import Conflict
 from cumulet.network import models as m
 from cumulet.network.errors import missing
-from cumulet.network.logic import Network, Work, groups, networks, routers, subnets
+from cumulet.network.logic import Network, Work, groups, networks, router_ports, routers, subnets
 from cumulet.network.logic.bootstrap import network_values, subnet_values
 from cumulet.network.logic.kinds import read
 
@@ -69,7 +69,7 @@ async def drop(net: Network, caller: Context, project_id: str) -> None:
         n, p = m.NETWORKS.c, m.PORTS.c
         if not await work.tx.all(select(n.id).where(n.id == key)):
             raise missing("AutoAllocatedTopologyNotFound", f"No auto-allocated topology for project {project_id}.")
-        for row in await routers.interfaces(work, router_id):
+        for row in await router_ports.interfaces(work, router_id):
             if row["network_id"] == key:
                 await networks.remove_port(work, row["port_id"], project_id)
         if await work.tx.all(select(m.ROUTERS.c.id).where(m.ROUTERS.c.id == router_id)):
