@@ -273,7 +273,13 @@ def until_told(report: str, host: ChannelHost) -> int:
 
 def forever_failing(report: str, host: ChannelHost) -> int:
     _say(report, "again")
-    os.abort()
+    raise RuntimeError("as always")
+
+
+def forever_killed(report: str, host: ChannelHost) -> int:
+    _say(report, "again")
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
 
 
 @needs_root
@@ -329,10 +335,24 @@ def test_the_death_of_the_supervisor_ends_the_worker(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_worker_that_always_dies_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_always_fails_is_given_up(tmp_path: Path) -> None:
     process = _run(forever_failing, report := tmp_path / "report")  # type: ignore[arg-type]
-    assert process.wait(30) == os.EX_SOFTWARE
+    try:
+        assert process.wait(30) == os.EX_SOFTWARE
+    finally:
+        process.kill()
     assert _lines(report, 5) == ["again"] * 5
+
+
+@needs_root
+def test_a_worker_that_is_killed_is_started_again_until_we_are_told_to_stop(tmp_path: Path) -> None:
+    process = _run(forever_killed, report := tmp_path / "report")  # type: ignore[arg-type]
+    try:
+        _lines(report, 7)
+        process.terminate()
+        assert process.wait(20) in (128 + signal.SIGTERM, 128 + signal.SIGKILL)
+    finally:
+        process.kill()
 
 
 def test_unprivileged_start_and_unknown_user_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,8 @@ CRASHED = os.EX_SOFTWARE
 
 _LONGEST_BACKOFF = 30.0
 _QUICK = 10.0
-"""A worker that lived less than this many seconds died quickly; five quick deaths in a row are final."""
+"""A worker that lived less than this many seconds died quickly; five quick deaths in a row by an exception are
+final. A worker that somebody kills is started again for ever."""
 _PATIENCE = 15.0
 """Seconds that the operator has to finish its operations once the worker is gone."""
 
@@ -55,7 +56,8 @@ def run_privileged(
     Must be called as root, early: before event loops, threads and heavy
     imports. ``worker_main`` runs in a forked child without any capability; what
     it returns (None is 0) is its status. It is started again when a signal or
-    an exception ends it. ``prepare`` runs in it just before it drops its privilege. SIGTERM, SIGINT and SIGHUP are passed on to it.
+    an exception ends it; ``prepare`` runs in it just before it drops its
+    privilege. SIGTERM, SIGINT and SIGHUP are passed on to it.
     """
     if os.geteuid() != 0:
         raise HostError("the privileged parent must be started as root")
