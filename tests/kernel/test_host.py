@@ -189,7 +189,7 @@ def _run(main: Callable[[ChannelHost], int | None], report: Path) -> subprocess.
     report.touch()
     report.chmod(0o666)
     report.parent.chmod(0o777)
-    for folder in report.parents[:3]:
+    for folder in report.parents:
         folder.chmod(folder.stat().st_mode | 0o011)
     code = (
         "import sys, functools; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"

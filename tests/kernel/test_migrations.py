@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import column, text
 
 from cumulet.assembly.table import SERVICES
 from cumulet.kernel.db import Database
@@ -26,19 +26,26 @@ def _of(package: str) -> tuple[Any, Path]:
     return models.METADATA, Path(str(service.__file__)).parent / "migrations"
 
 
+def _query(sql: str, names: str) -> Any:
+    """A statement whose columns are these, in order."""
+    return text(sql).columns(*(column(name) for name in names.split()))
+
+
 async def _sqlite_schema(database: Database) -> dict[str, Any]:
-    tables = await database.all(text("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"))
+    tables = await database.all(_query("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name", "name"))
     found: dict[str, Any] = {}
     for name in (row["name"] for row in tables):
-        columns = await database.all(text(f"PRAGMA table_info('{name}')"))
+        columns = await database.all(_query(f"PRAGMA table_info('{name}')", "cid name type notnull dflt_value pk"))
         described = {(c["name"], c["type"], c["notnull"], c["dflt_value"], c["pk"]) for c in columns}
-        indexes = await database.all(text(f"PRAGMA index_list('{name}')"))
+        indexes = await database.all(_query(f"PRAGMA index_list('{name}')", "seq name unique origin partial"))
         keys = set()
         for index in indexes:
-            members = await database.all(text(f"PRAGMA index_info('{index['name']}')"))
+            members = await database.all(_query(f"PRAGMA index_info('{index['name']}')", "seqno cid name"))
             shown = index["name"] if index["origin"] == "c" else index["origin"]
             keys.add((shown, index["unique"], tuple(member["name"] for member in members)))
-        links = await database.all(text(f"PRAGMA foreign_key_list('{name}')"))
+        links = await database.all(
+            _query(f"PRAGMA foreign_key_list('{name}')", "id seq table from to on_update on_delete match")
+        )
         found[name] = (
             described,
             keys,
@@ -49,13 +56,17 @@ async def _sqlite_schema(database: Database) -> dict[str, Any]:
 
 async def _postgres_schema(database: Database, schema: str) -> dict[str, Any]:
     columns = await database.all(
-        text(
+        _query(
             "SELECT table_name, column_name, data_type, is_nullable, column_default, character_maximum_length "
-            f"FROM information_schema.columns WHERE table_schema = '{schema}' ORDER BY 1, 2"
+            f"FROM information_schema.columns WHERE table_schema = '{schema}' ORDER BY 1, 2",
+            "table_name column_name data_type is_nullable column_default character_maximum_length",
         )
     )
     indexes = await database.all(
-        text(f"SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = '{schema}' ORDER BY 1, 2")
+        _query(
+            f"SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = '{schema}' ORDER BY 1, 2",
+            "tablename indexname indexdef",
+        )
     )
     plain = [{key: str(value).replace(schema, "S") for key, value in row.items()} for row in [*columns, *indexes]]
     return {"schema": plain}

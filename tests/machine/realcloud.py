@@ -97,7 +97,8 @@ class RealCloud:
         """What a command in the guest prints, once the guest answers."""
         argv = [
             "ssh", "-i", str(self.key), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o",
-            "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=3", f"cirros@{address}", command,
+            "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=3",
+            f"cirros@{address}", command,
         ]  # fmt: skip
         last = ""
 

@@ -18,9 +18,9 @@ LONGEST = 600
 """Lines that one can read in one sitting."""
 
 
-@pytest.fixture(scope="module")
-async def apis(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Api]:
-    async with running_cloud(tmp_path_factory.mktemp("cloud")) as cloud:
+@pytest.fixture
+async def apis(tmp_path: Path) -> dict[str, Api]:
+    async with running_cloud(tmp_path) as cloud:
         return {
             name: role.app
             for name, service in cloud.cloud.services.items()

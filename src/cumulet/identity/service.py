@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from cumulet.identity.bootstrap import bootstrap
@@ -39,7 +40,7 @@ def make_api(identity: Identity, host: str = "") -> Api:
 async def build(parts: Parts, roles: set[str]) -> Service:
     """Build the asked roles (there is one: ``identity-api``)."""
     settings = parts.settings.section("identity", IdentitySettings)
-    database = await parts.open_database("identity", METADATA, None)
+    database = await parts.open_database("identity", METADATA, Path(__file__).parent / "migrations")
     identity = Identity.make(
         database,
         settings,

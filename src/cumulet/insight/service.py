@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cumulet.client.session import ServiceSession
 from cumulet.insight.api import ROUTES
 from cumulet.insight.config import Config
@@ -43,7 +45,7 @@ class Receiver:
 async def build(parts: Parts, roles: set[str]) -> Service:
     """Build the role ``insight``."""
     config = parts.settings.section("insight", Config)
-    database = await parts.open_database("insight", METADATA, None)
+    database = await parts.open_database("insight", METADATA, Path(__file__).parent / "migrations")
     session = ServiceSession(parts.transport, "insight", parts.secrets.get("service:insight"))
     insight = Insight(database, lambda: parts.transport("compute"), session, parts.authenticator, config)
     api = Api(

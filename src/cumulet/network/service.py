@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from cumulet.kernel.bus import Handlers, Subscription
@@ -43,7 +44,7 @@ async def _api(parts: Parts, config: NetworkConfig) -> tuple[Role, Bootstrap]:
     from cumulet.network.logic.bootstrap import bootstrap
     from cumulet.network.policy import RULES
 
-    database = await parts.open_database("network", models.METADATA, None)
+    database = await parts.open_database("network", models.METADATA, Path(__file__).parent / "migrations")
 
     async def poke_one(host: str) -> None:
         await parts.bus.cast(rpc.POKE, rpc.Done(), host=host)

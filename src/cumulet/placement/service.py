@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cumulet.kernel.http import Api, Flow
 from cumulet.kernel.policy import Policy
 from cumulet.kernel.registry import Parts, Role, Service
@@ -17,7 +19,7 @@ from cumulet.placement.policy import RULES
 async def build(parts: Parts, roles: set[str]) -> Service:
     """Build the role ``placement-api``."""
     config = parts.settings.section("placement", Config)
-    database = await parts.open_database("placement", METADATA, None)
+    database = await parts.open_database("placement", METADATA, Path(__file__).parent / "migrations")
     placement = Placement(database, config)
     api = Api(
         "placement",

@@ -144,8 +144,9 @@ async def lone_service(
     options: Mapping[str, Any] | None = None,
     others: Mapping[str, Any] | None = None,
     postgres: str = "",
+    started: bool = True,
 ) -> AsyncIterator[Lone]:
-    """The service ``package`` with ``roles``, started.
+    """The service ``package`` with ``roles``, started unless ``started`` is False (a test that owns the time).
 
     ``others``: catalogue type → how it is reached; ``postgres``: a DSN, for another database than SQLite.
     """
@@ -183,7 +184,7 @@ async def lone_service(
         options=dict(options or {}),
     )
     service: Service = await importlib.import_module(f"cumulet.{package}.service").build(parts, set(roles))
-    tasks = [task for role in service.roles for task in role.tasks]
+    tasks = [task for role in service.roles for task in role.tasks] if started else []
     app = next((role.app for role in service.roles if role.app is not None), None)
     try:
         if service.bootstrap is not None:

@@ -25,6 +25,7 @@ from cumulet.compute.api import (
     servers,
     usage,
     versions,
+    why,
 )
 from cumulet.compute.errors import ComputeDialect
 from cumulet.compute.logic import Compute
@@ -37,7 +38,7 @@ from cumulet.kernel.registry import Parts
 
 _RESOURCES = (
     servers, server_actions, server_parts, attachments, flavors, keypairs, quotas, hosts, aggregates, groups, events,
-    usage, extensions,
+    usage, extensions, why,
 )  # fmt: skip
 ROUTES: Final[list[Route]] = [
     *versions.ROUTES,
