@@ -16,7 +16,7 @@ setup-machine:  ## and what real guests need (Debian packages, as root)
 
 guest-image: build/guest.qcow2  ## build the tiny guest image
 
-build/guest.qcow2: images/build.sh
+build/guest.qcow2: $(shell find images -type f)
 	@mkdir -p build
 	@images/build.sh $@
 
