@@ -97,7 +97,7 @@ def test_the_whole_thread(cloud: RealCloud, tenant: dict[str, str], before: dict
     peer = str(other["addresses"]["blue"][0])  # type: ignore[index]
     until(
         "the second guest answers",
-        lambda: "1 packets received" in cloud.ssh(address, f"sudo ping -c 1 -W 2 {peer} || true"),
+        lambda: "1 packets received" in cloud.ssh(address, f"/usr/sbin/sudo ping -c 1 -W 2 {peer} || true"),
         60,
     )
 
@@ -129,7 +129,7 @@ def test_a_guest_that_powers_itself_off_is_shutoff(cloud: RealCloud, tenant: dic
     _boot(cloud, "sleeper", "--network", "blue")
     address = _floating(cloud, "sleeper")
     cloud.ssh(address, "hostname")
-    cloud.ssh(address, "nohup sudo sh -c 'sleep 1; poweroff' >/dev/null 2>&1 & true")
+    cloud.ssh(address, "nohup /usr/sbin/sudo sh -c 'sleep 1; poweroff' >/dev/null 2>&1 & true")
     until("SHUTOFF", lambda: cloud.show("server", "show", "sleeper")["status"] == "SHUTOFF", 30)
     cloud.openstack("server", "start", "sleeper")
     assert cloud.ssh(address, "hostname", seconds=90) == "sleeper"
