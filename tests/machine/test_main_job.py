@@ -125,18 +125,6 @@ def test_the_whole_thread(cloud: RealCloud, tenant: dict[str, str], before: dict
     assert not list((cloud.data / "hosts" / "node-1" / "drives").glob("*"))
 
 
-def test_a_guest_that_powers_itself_off_is_shutoff(cloud: RealCloud, tenant: dict[str, str]) -> None:
-    _boot(cloud, "sleeper", "--network", "blue")
-    address = _floating(cloud, "sleeper")
-    cloud.ssh(address, "hostname")
-    cloud.ssh(address, "nohup /usr/sbin/sudo sh -c 'sleep 1; poweroff' >/dev/null 2>&1 & true")
-    until("SHUTOFF", lambda: cloud.show("server", "show", "sleeper")["status"] == "SHUTOFF", 30)
-    cloud.openstack("server", "start", "sleeper")
-    assert cloud.ssh(address, "hostname", seconds=90) == "sleeper"
-    cloud.openstack("server", "delete", "--wait", "sleeper")
-    cloud.openstack("floating", "ip", "delete", address)
-
-
 def test_guests_never_notice_that_the_cloud_is_killed(cloud: RealCloud, tenant: dict[str, str]) -> None:
     _boot(cloud, "steady", "--network", "blue")
     address = _floating(cloud, "steady")
