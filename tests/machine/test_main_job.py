@@ -118,7 +118,7 @@ def test_the_whole_thread(cloud: RealCloud, tenant: dict[str, str], before: dict
     until("nothing is left", lambda: inventory(cloud.data) == at_rest, 30)
     usage = cloud.show("limits", "show", "--absolute")
     used = {one["Name"]: one["Value"] for one in usage}
-    assert (used["totalInstancesUsed"], used["totalCoresUsed"], used["totalRAMUsed"]) == (0, 0, 0)
+    assert (used["total_instances_used"], used["total_cores_used"], used["total_ram_used"]) == (0, 0, 0)
     providers = cloud.show("hypervisor", "list", cloud="cumulet-admin")
     assert len(providers) == 1
     assert not list((cloud.data / "hosts" / "node-1" / "guests").glob("*"))
