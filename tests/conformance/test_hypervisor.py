@@ -9,7 +9,6 @@ in which it has to take part (power button, unplugging).
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -19,8 +18,7 @@ import pytest
 from cumulet.compute.drivers.model import GuestEvent, GuestState, Hypervisor, HypervisorError, PowerState
 from tests.conformance.hypervisor_rigs import LibvirtRig, Listener, Rig, SimulatedRig, is_missing, until
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes taps and starts libvirtd")
-REAL = pytest.param(LibvirtRig, id="libvirt", marks=[pytest.mark.machine, needs_root])
+REAL = pytest.param(LibvirtRig, id="libvirt", marks=pytest.mark.machine)
 
 
 @pytest.fixture(params=[pytest.param(SimulatedRig, id="simulated"), REAL])

@@ -42,10 +42,7 @@ from cumulet.network.drivers.model import (
 )
 from tests.machine.wires import Guest, Machine, Wire, eventually, reached, run, within
 
-pytestmark = [
-    pytest.mark.machine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="real packets need root"),
-]
+pytestmark = pytest.mark.machine
 
 ANYTHING_OUT = [RulePlan("egress", "IPv4"), RulePlan("egress", "IPv6")]
 PING = RulePlan("ingress", "IPv4", 1)

@@ -21,7 +21,7 @@ import pytest
 from cumulet.compute.drivers.model import GuestNic
 from tests.conformance.hypervisor_rigs import LibvirtRig, guest_image, until
 
-pytestmark = [pytest.mark.machine, pytest.mark.skipif(os.geteuid() != 0, reason="makes taps and starts libvirtd")]
+pytestmark = pytest.mark.machine
 GUEST = "10.11.12.50"
 SSH_SECONDS = 10.0
 METADATA = """

@@ -201,7 +201,7 @@ class SagaEngine:
                     return
                 if await self.journal.cancelled(run.id):
                     error, floor = Cancelled("The operation was cancelled."), 0
-                    cursor = await self._turn_back(run, cursor, floor, error)
+                    cursor = await self._turn_back(saga, run, cursor, floor, error)
                     continue
                 step = saga.steps[cursor]
                 outcome = await self._try(run, step, since)
@@ -211,10 +211,10 @@ class SagaEngine:
                 if isinstance(outcome, RetryFrom):
                     merge_notes(run.notes, outcome.notes)
                     floor, error = saga.index(outcome.step), None
-                    cursor = await self._turn_back(run, cursor, floor, None)
+                    cursor = await self._turn_back(saga, run, cursor, floor, None)
                 elif isinstance(outcome, Failed):
                     error, floor = outcome, 0
-                    cursor = await self._turn_back(run, cursor, floor, error)
+                    cursor = await self._turn_back(saga, run, cursor, floor, error)
                 else:
                     cursor, since = cursor + 1, clock.now()
             elif cursor > floor:
@@ -306,12 +306,10 @@ class SagaEngine:
             await self._hooks.committed(run, step, "undo")
         return True
 
-    async def _turn_back(self, run: Run, cursor: int, floor: int, error: Failed | None) -> int:
+    async def _turn_back(self, saga: Saga, run: Run, cursor: int, floor: int, error: Failed | None) -> int:
         """Begin to unwind, the current step first: it may have done half its work."""
         told = {"message": error.message, "details": error.details} if error else None
-        cursor += 1
-        saga = self._newest[run.saga]
-        cursor = min(cursor, len(saga.steps))
+        cursor = min(cursor + 1, len(saga.steps))
         run.tries = 0
         await self._write(run, cursor=cursor, floor=floor, error=told, notes=run.notes, cancel=False, tries=0)
         return cursor
