@@ -121,7 +121,7 @@ modules "$root/lib/modules/late" virtio_console virtio-rng virtio_balloon virtio
   vfat nls_ascii nls_iso8859-1 nls_utf8 nls_cp437 evdev button
 printf 'root:*:0:0:root:/root:/bin/sh\ncirros:%s:1000:1000:cirros:/home/cirros:/bin/sh\n' \
   "$(openssl passwd -6 gocubsgo)" >"$root/etc/passwd"
-chmod 755 "$root"/etc/init.d/* "$root"/usr/sbin/* "$root"/usr/share/udhcpc/script
+chmod 755 "$root"/etc/init.d/* "$root"/usr/{bin,sbin}/* "$root"/usr/share/udhcpc/script
 chmod 1777 "$root/tmp"
 chmod 700 "$root/root"
 chown -R 0:0 "$root"

@@ -150,7 +150,7 @@ class LibvirtRig:
             cloud_id=cloud,
             hostname="host",
             log_dir=self.info.log_dir,
-            tb_cache_mib=32,
+            tb_cache_mib=64,
         )
 
     async def reopen(self) -> None:

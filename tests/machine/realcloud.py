@@ -18,6 +18,7 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
+PREFIX = "cml-"
 IMAGE = Path(os.environ.get("CUMULET_GUEST_IMAGE", ROOT / "build" / "guest.qcow2"))
 
 
@@ -137,11 +138,19 @@ def inventory(data: Path) -> dict[str, list[str]]:
     }
 
 
+def sweep() -> None:
+    """Take away what runs of these tests left that were killed: dead clouds in directories with our prefix."""
+    for data in Path("/var/tmp").glob(f"{PREFIX}*"):
+        left = RealCloud(data, 0, "libvirt")
+        if (data / "cloud-id").exists() and not left.is_up():
+            left.cumulet("down", "--purge", check=False)
+
+
 @contextmanager
 def real_cloud(port: int, hypervisor: str = "libvirt") -> Iterator[RealCloud]:
     """A cloud in a fresh directory; everything of it is gone afterwards."""
     assert IMAGE.exists(), f"there is no guest image at {IMAGE}: make guest-image"
-    data = Path(tempfile.mkdtemp(prefix="cml-", dir="/var/tmp"))
+    data = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/var/tmp"))
     data.chmod(0o711)
     cloud = RealCloud(data, port, hypervisor)
     try:

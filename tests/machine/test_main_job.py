@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.realcloud import RealCloud, inventory, real_cloud, run, until
+from tests.machine.realcloud import RealCloud, inventory, real_cloud, run, sweep, until
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(900)]
 
@@ -19,6 +19,7 @@ USER_DATA = "#!/bin/sh\necho user-data-ran-on $(hostname) > /tmp/from-user-data\
 
 @pytest.fixture(scope="module")
 def before() -> dict[str, list[str]]:
+    sweep()
     return inventory(Path("/"))
 
 
@@ -97,7 +98,7 @@ def test_the_whole_thread(cloud: RealCloud, tenant: dict[str, str], before: dict
     peer = str(other["addresses"]["blue"][0])  # type: ignore[index]
     until(
         "the second guest answers",
-        lambda: "1 packets received" in cloud.ssh(address, f"/usr/sbin/sudo ping -c 1 -W 2 {peer} || true"),
+        lambda: "1 packets received" in cloud.ssh(address, f"sudo ping -c 1 -W 2 {peer} || true"),
         60,
     )
 
@@ -123,6 +124,18 @@ def test_the_whole_thread(cloud: RealCloud, tenant: dict[str, str], before: dict
     assert len(providers) == 1
     assert not list((cloud.data / "hosts" / "node-1" / "guests").glob("*"))
     assert not list((cloud.data / "hosts" / "node-1" / "drives").glob("*"))
+
+
+def test_a_guest_that_powers_itself_off_is_shutoff_and_starts_again(cloud: RealCloud, tenant: dict[str, str]) -> None:
+    _boot(cloud, "tired", "--network", "blue")
+    address = _floating(cloud, "tired")
+    cloud.ssh(address, "sudo setsid sh -c 'sleep 1; poweroff' </dev/null >/dev/null 2>&1 &")
+    until("it is SHUTOFF", lambda: cloud.show("server", "show", "tired")["status"] == "SHUTOFF", 60)
+    cloud.openstack("server", "start", "tired")
+    until("it is ACTIVE", lambda: cloud.show("server", "show", "tired")["status"] == "ACTIVE", 60)
+    assert cloud.ssh(address, "hostname") == "tired"
+    cloud.openstack("server", "delete", "--wait", "tired")
+    cloud.openstack("floating", "ip", "delete", address)
 
 
 def test_guests_never_notice_that_the_cloud_is_killed(cloud: RealCloud, tenant: dict[str, str]) -> None:
@@ -174,13 +187,15 @@ def test_nothing_that_listens_or_parses_runs_as_root(cloud: RealCloud) -> None:
     assert not [line for line in owners.get(0, set()) if "qemu" in line or "dnsmasq" in line]
 
 
-def test_a_purge_leaves_the_machine_as_it_was() -> None:
+def test_a_purge_leaves_the_machine_as_it_was(cloud: RealCloud) -> None:
     before = inventory(Path("/"))
     with real_cloud(18081) as second:
         second.openstack(
             "server", "create", "--image", "tiny", "--flavor", "m1.nano", "--network", "private", "--wait", "x"
         )
         during = inventory(second.data)
+        mine, other = (one.show("subnet", "show", "public-subnet")["cidr"] for one in (second, cloud))
+        assert mine != other, "two clouds on one machine reach each its own floating addresses"
         assert len(during["processes"]) > len(before["processes"])
         assert len(during["namespaces"]) > len(before["namespaces"])
     assert not second.data.exists()

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from cumulet.assembly.machine import WORKER, check_machine, ensure_users
 from cumulet.assembly.place import Place
@@ -64,6 +67,7 @@ def _as_root(wish: Wish, place: Place, log: Callable[[], Any]) -> int:
     if len(str(libvirt)) > LIBVIRT_LONGEST:
         libvirt = Path("/run") / f"cumulet-{wish.options['cloud_id'][:8]}"
         place.write_made({"libvirt": str(libvirt)})
+    wish.options["routes"] = _routes()
     wish.options.update(
         guest_uid=users.guest_uid, guest_gid=users.guest_gid, guest_user="cumulet-guest", libvirt_dir=str(libvirt)
     )
@@ -81,6 +85,12 @@ def _as_root(wish: Wish, place: Place, log: Callable[[], Any]) -> int:
         return run(wish)
 
     return run_privileged(worker, user=WORKER, operations=operations(), prepare=open_code)
+
+
+def _routes() -> list[str]:
+    """The IPv4 ranges that this machine has a route for, in any table; the default route is none."""
+    told = subprocess.run(["ip", "-j", "-4", "route", "show", "table", "all"], capture_output=True, check=True).stdout
+    return [str(row["dst"]) for row in orjson.loads(told or b"[]") if row["dst"] != "default"]
 
 
 def _copy_tls(wish: Wish) -> None:

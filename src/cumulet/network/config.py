@@ -15,10 +15,11 @@ class NetworkConfig(msgspec.Struct, forbid_unknown_fields=True):
     """Domain of the names that guests get with their leases."""
     dns_servers: list[str] = []
     """Resolvers told to guests of the first networks."""
-    public_cidr: str = "172.24.4.0/24"
-    """The external network that a first start makes."""
-    public_pool: tuple[str, str] | None = ("172.24.4.10", "172.24.4.250")
-    """First and last address of it that is given out; null: all."""
+    public_cidr: str = ""
+    """The external network that a first start makes; empty: the first of 172.24.4.0/24 … 172.24.254.0/24 that this
+    machine has no route for, so that several clouds live beside each other."""
+    public_pool: tuple[str, str] | None = None
+    """First and last address of it that is given out; null: all of a given range, .10 to .250 of a chosen one."""
     private_cidr: str = "10.20.0.0/24"
     """The demo project's network that a first start makes."""
     auto_cidr: str = "10.21.0.0/24"

@@ -37,12 +37,15 @@ async def _api(parts: Parts, config: NetworkConfig) -> tuple[Role, Bootstrap]:
     from cumulet.kernel.outbox import Outbox
     from cumulet.kernel.policy import Policy
     from cumulet.kernel.quota import Quota
+    from cumulet.kernel.saga import SagaEngine
     from cumulet.network import models, rpc
     from cumulet.network.api import ROUTES
     from cumulet.network.errors import NetworkDialect
     from cumulet.network.logic import Network, Pokes, agents, desired, reports
     from cumulet.network.logic.bootstrap import bootstrap
     from cumulet.network.policy import RULES
+    from cumulet.network.sagas import ALL
+    from cumulet.network.sagas.world import World
 
     database = await parts.open_database("network", models.METADATA, Path(__file__).parent / "migrations")
 
@@ -54,8 +57,13 @@ async def _api(parts: Parts, config: NetworkConfig) -> tuple[Role, Bootstrap]:
 
     outbox = Outbox(database, models.OUTBOX, _tell_compute(parts))
     quota = Quota(models.USAGE, models.LIMITS, config.quotas())
-    net = Network(config, database, quota, outbox, Pokes(poke_one, poke_all))
+    engine = SagaEngine(
+        database, models.SAGAS, ALL, world=World(database, parts.bus, outbox, config), seal=parts.seal,
+        component="network-api", host=parts.host, sole=bool(parts.options.get("sole", True)),
+    )  # fmt: skip
+    net = Network(config, database, quota, outbox, engine, Pokes(poke_one, poke_all))
     duties = Loop("network duties", 15.0, lambda: agents.place(net))
+    purge = Loop("network purge", 3600.0, lambda: reports.purge(net))
     net.wake_duties = duties.poke
 
     async def answer(alive: rpc.Alive) -> rpc.Desired:
@@ -85,10 +93,12 @@ async def _api(parts: Parts, config: NetworkConfig) -> tuple[Role, Bootstrap]:
         projects = facts.get("projects")
         if not projects:
             return None
-        return {"networks": await bootstrap(net, admin_project=projects["admin"], demo_project=projects.get("demo"))}
+        taken = parts.options.get("routes", ())
+        made = await bootstrap(net, admin_project=projects["admin"], demo_project=projects.get("demo"), taken=taken)
+        return {"networks": made}
 
     answers = _Answers(parts, {rpc.DESIRED: answer, rpc.REPORT: report}, poke_all)
-    return Role("network-api", app=api, tasks=[outbox.loop, duties, answers]), first
+    return Role("network-api", app=api, tasks=[outbox.loop, duties, purge, answers, engine]), first
 
 
 class _Answers:

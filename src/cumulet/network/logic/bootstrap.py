@@ -8,6 +8,7 @@ killed half-way is finished by the next; what exists is never changed back.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 
 from sqlalchemy import select
 
@@ -18,14 +19,19 @@ from cumulet.network.logic import Network, Values, Work, groups, networks, route
 from cumulet.network.logic.agents import NOBODY
 
 
-async def bootstrap(net: Network, *, admin_project: str, demo_project: str | None) -> dict[str, str]:
-    """Ensure the first networks; returns their ids by name. One transaction, and only at the first start."""
+async def bootstrap(
+    net: Network, *, admin_project: str, demo_project: str | None, taken: Iterable[str] = ()
+) -> dict[str, str]:
+    """Ensure the first networks; returns their ids by name. One transaction, and only at the first start.
+
+    ``taken`` are the IPv4 ranges (CIDR) that this machine has routes for.
+    """
     made = {name: ids.derive_uuid("network", name) for name in ("public", "private", "router1")}
     if await net.database.first(select(m.NETWORKS.c.id).where(m.NETWORKS.c.id == made["public"])):
         return made
 
     async def body(work: Work) -> None:
-        await _public(work, made["public"], admin_project)
+        await _public(work, made["public"], admin_project, taken)
         if demo_project is not None:
             await _private(work, made["private"], demo_project)
             subnet_id = ids.derive_uuid("subnet", "private")
@@ -60,14 +66,26 @@ def subnet_values(key: str, network_id: str, name: str, project: str, cidr: str)
     }  # fmt: skip
 
 
-async def _public(work: Work, key: str, project: str) -> None:
+def free_range(taken: Iterable[str]) -> str:
+    """The first /24 of 172.24.4.0 … 172.24.254.0 that overlaps none of ``taken`` (CIDRs); the very first if none is."""
+    used = [ipaddress.ip_network(one) for one in taken]
+    ranges = [ipaddress.ip_network(f"172.24.{third}.0/24") for third in range(4, 255)]
+    return str(next((one for one in ranges if not any(one.overlaps(other) for other in used)), ranges[0]))
+
+
+async def _public(work: Work, key: str, project: str, taken: Iterable[str]) -> None:
     config = work.net.config
+    cidr, pool = config.public_cidr, config.public_pool
+    if not cidr:
+        cidr = free_range(taken)
+        low = ipaddress.ip_network(cidr)
+        pool = pool or (str(low[10]), str(low[250]))
     flat = {"provider:network_type": networks.FLAT, "provider:physical_network": networks.PUBLIC}
     await networks.create(work, {**network_values(key, "public", project, external=True), **flat})
-    subnet = subnet_values(ids.derive_uuid("subnet", "public"), key, "public-subnet", project, config.public_cidr)
+    subnet = subnet_values(ids.derive_uuid("subnet", "public"), key, "public-subnet", project, cidr)
     subnet["enable_dhcp"] = False
-    if config.public_pool:
-        subnet["allocation_pools"] = [{"start": config.public_pool[0], "end": config.public_pool[1]}]
+    if pool:
+        subnet["allocation_pools"] = [{"start": pool[0], "end": pool[1]}]
     await subnets.create(work, subnet)
 
 
