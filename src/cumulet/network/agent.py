@@ -20,10 +20,13 @@ from cumulet.kernel.errors import Fault
 from cumulet.kernel.loops import Loop
 from cumulet.network.drivers.model import MetadataPlan, NetworkDriver, NetworkError
 from cumulet.network.rpc import (
+    CARRIED,
     DESIRED,
     POKE,
     REPORT,
     Alive,
+    Ask,
+    Carried,
     Desired,
     Done,
     FloatingDone,
@@ -77,13 +80,21 @@ class NetworkAgent:
         self._opened = False
         self._news = False
         """Whether somebody poked since the running look began."""
+        self._looked = False
+        """Whether every router was compared with what is desired since this process began."""
+        self._routers: dict[str, RouterPlan] = {}
+        """As they were desired at the last look."""
+        self._trouble: dict[str, str] = {}
+        """Router id → why it could not be made as desired."""
+        self._asked: list[asyncio.Future[None]] = []
+        """Those who wait for a look at the routers that begins after their question."""
         self._subscription: Subscription | None = None
         self._again: asyncio.TimerHandle | None = None
         self.loop = Loop(f"network agent {host}", every, self.run)
 
     async def start(self) -> None:
         self._subscription = await self._bus.subscribe(
-            {POKE: self._poked}, component="network-agent", host=self._host, own_host=True
+            {POKE: self._poked, CARRIED: self._carried}, component="network-agent", host=self._host, own_host=True
         )
         await self.loop.start()
 
@@ -92,7 +103,7 @@ class NetworkAgent:
         if self._again is not None:
             self._again.cancel()
         if self._subscription is not None:
-            await self._subscription.stop()
+            await self._subscription.stop()  # whoever asked is still answered by the next look
             self._subscription = None
         await self.loop.stop()
         if self._opened:
@@ -104,14 +115,33 @@ class NetworkAgent:
         self.loop.poke()
         return Done()
 
+    async def _carried(self, ask: Ask) -> Carried:
+        """What leads through a router here, once it is as the records want it now."""
+        if not ask.hoped or self._generation(ask) != ask.generation:
+            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._asked.append(looked)
+            await self._poked(Done())
+            await looked
+        key = ask.router_id
+        settled = self._looked and self._applied.routers.get(key) == self._routers.get(key)
+        return Carried(self._generation(ask), settled, self._trouble.get(key, ""))
+
+    def _generation(self, ask: Ask) -> int:
+        """Of the association that the address has on the router here; 0: none."""
+        router = self._applied.routers.get(ask.router_id)
+        return next((one.generation for one in router.floating if one.floating == ask.floating), 0) if router else 0
+
     async def run(self) -> None:
         """One look: ask, apply, report. What failed is tried again soon, what was left for news at once."""
         self._news = False
+        asked, self._asked = self._asked, []
         try:
-            complete = await self._reconcile()
+            complete = await self._reconcile(asked)
         except (Fault, NetworkError) as fault:
             _log.warning("the network agent of %s could not finish: %s", self._host, fault)
             complete = False
+        finally:
+            _answer(asked)
         if complete:
             self._delay = _RETRY
             return
@@ -120,7 +150,7 @@ class NetworkAgent:
             self._again = asyncio.get_running_loop().call_later(self._delay, self.loop.poke)
             self._delay = min(self._delay * 2, self._every)
 
-    async def _reconcile(self) -> bool:
+    async def _reconcile(self, asked: list[asyncio.Future[None]]) -> bool:
         if not self._opened:
             await self._driver.open()
             self._opened = True
@@ -136,7 +166,7 @@ class NetworkAgent:
             desired.routers = list(have.routers.values())
         if full:
             await self._look(desired)
-        complete = await self._apply(desired)
+        complete = await self._apply(desired, asked)
         if complete:
             self._version = desired.version
             if full:
@@ -168,12 +198,14 @@ class NetworkAgent:
         for key in sorted(keys):
             await drop(key)
 
-    async def _apply(self, desired: Desired) -> bool:
+    async def _apply(self, desired: Desired, asked: list[asyncio.Future[None]]) -> bool:
         """Make the difference true: networks before what stands on them, and the other way round for what goes.
 
-        Ports that are new here come first and are reported at once: servers wait for them.
+        Ports that are new here come first and are reported at once: servers wait for them. Those who ``asked``
+        about a router hear once all routers had their turn.
         """
         have, driver = self._applied, self._driver
+        self._routers, self._trouble = {one.id: one for one in desired.routers}, {}
         complete = await self._remove(driver.drop_router, have.routers, desired.routers)
         complete &= await self._remove(driver.drop_port, have.ports, desired.ports)
         lost: dict[str, str] = {}
@@ -183,7 +215,9 @@ class NetworkAgent:
         new = [one for one in ports if one.id not in have.ports]
         complete &= await self._ensure(driver.ensure_port, have.ports, new, failed)
         awaited = await self._tell(desired, set(desired.awaited), failed)
-        complete &= await self._ensure(driver.ensure_router, have.routers, desired.routers, {})
+        complete &= await self._ensure(driver.ensure_router, have.routers, desired.routers, self._trouble)
+        self._looked = True
+        _answer(asked)
         awaited = await self._tell(desired, awaited, {})
         known, failed = [one for one in ports if one.id in have.ports and have.ports[one.id] != one], {}
         for start in range(0, len(known), _STRETCH):
@@ -247,11 +281,19 @@ class NetworkAgent:
         for router in desired.routers:
             if have.routers.get(router.id) == router:
                 up |= {end.port_id for end in (*router.interfaces, router.gateway) if end is not None}
-                floating += [FloatingDone(router.id, one.floating, one.fixed) for one in router.floating]
+                floating += [
+                    FloatingDone(router.id, one.floating, one.fixed, one.generation) for one in router.floating
+                ]
         report = Report(self._host, sorted(up & awaited), failed, [one for one in floating if one.floating in awaited])
         if report.up or report.failed or report.floating:
             await self._bus.call(REPORT, report, timeout=30.0)
         return awaited - up - {one.floating for one in report.floating}
+
+
+def _answer(asked: list[asyncio.Future[None]]) -> None:
+    for one in asked:
+        if not one.done():
+            one.set_result(None)
 
 
 def _strays(found: Iterable[str], applied: Iterable[str], desired: Sequence[Plan]) -> set[str]:

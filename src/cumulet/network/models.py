@@ -12,6 +12,7 @@ from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, St
 from cumulet.kernel.db import Json, Time
 from cumulet.kernel.outbox import outbox_table
 from cumulet.kernel.quota import quota_tables
+from cumulet.kernel.saga import saga_table
 
 METADATA = MetaData()
 
@@ -121,11 +122,13 @@ FLOATINGIPS = Table(
     Column("port_id", String(36), index=True),
     Column("fixed_ip_address", String(64)),
     Column("router_id", String(36), index=True),
+    Column("generation", Integer, nullable=False, default=0, server_default="0"),
     Column("status", String(16), nullable=False),
     Column("dns_name", String(255), nullable=False),
     Column("dns_domain", String(255), nullable=False),
     UniqueConstraint("floating_network_id", "port_id", "fixed_ip_address", name="uq_floatingips_fixed"),
 )
+"""``generation`` counts the associations of an address: what a host or a saga says counts for its own one only."""
 
 GROUPS = Table(
     "security_groups",
@@ -192,3 +195,4 @@ DUTIES = Table(
 
 OUTBOX = outbox_table(METADATA)
 USAGE, LIMITS = quota_tables(METADATA)
+SAGAS = saga_table(METADATA)

@@ -25,8 +25,8 @@ from cumulet.network.drivers.model import (
 )
 
 __all__ = [
-    "DESIRED", "POKE", "REPORT", "Alive", "Desired", "DhcpHost", "Done", "FloatingDone", "FloatingPlan", "NetworkPlan",
-    "PortPlan", "Report", "RouterInterface", "RouterPlan", "RulePlan", "SubnetPlan",
+    "CARRIED", "DESIRED", "POKE", "REPORT", "Alive", "Ask", "Carried", "Desired", "DhcpHost", "Done", "FloatingDone",
+    "FloatingPlan", "NetworkPlan", "PortPlan", "Report", "RouterInterface", "RouterPlan", "RulePlan", "SubnetPlan",
 ]  # fmt: skip
 
 API_TOPIC = "network.api"
@@ -62,6 +62,28 @@ class FloatingDone(msgspec.Struct, frozen=True):
     router_id: str
     floating: str
     fixed: str
+    generation: int
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """Look at the desired state, then say what is true of one floating address on one router."""
+
+    router_id: str
+    floating: str
+    generation: int
+    """Of the association that is asked about."""
+    hoped: bool = True
+    """Whether it should be carried: if it is already, no look is needed."""
+
+
+class Carried(msgspec.Struct, frozen=True):
+    """The answer, given when address, translation and neighbours are as desired (or can't be)."""
+
+    generation: int
+    """Of the association that this host carries for the address; 0: none."""
+    settled: bool = True
+    """Whether the router is on this host as it is desired."""
+    error: str = ""
 
 
 class Report(msgspec.Struct):
@@ -82,3 +104,4 @@ class Done(msgspec.Struct):
 DESIRED = Method(API_TOPIC, "desired", Alive, Desired)
 REPORT = Method(API_TOPIC, "report", Report, Done)
 POKE = Method(AGENT_TOPIC, "poke", Done, Done)
+CARRIED = Method(AGENT_TOPIC, "carried", Ask, Carried)

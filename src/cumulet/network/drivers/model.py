@@ -85,6 +85,8 @@ class PortPlan(msgspec.Struct, frozen=True):
 class FloatingPlan(msgspec.Struct, frozen=True):
     floating: str
     fixed: str
+    generation: int = 0
+    """Which association of the address this is; no matter to the driver."""
 
 
 class RouterInterface(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from cumulet.kernel.context import Context
 from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.outbox import Outbox
 from cumulet.kernel.quota import Quota
+from cumulet.kernel.saga import SagaEngine
 from cumulet.network import models as m
 from cumulet.network.config import NetworkConfig
 
@@ -52,6 +53,7 @@ class Network:
     database: Database
     quota: Quota
     outbox: Outbox
+    sagas: SagaEngine
     pokes: Pokes
     wake_duties: Callable[[], None] = lambda: None
     """Lets the loop that places DHCP and routers look now."""

@@ -17,7 +17,6 @@ from sqlalchemy import select
 from cumulet.kernel.db import Row
 from cumulet.network import models as m
 from cumulet.network.logic import Network, by_key
-from cumulet.network.logic.associations import ACTIVE
 from cumulet.network.logic.groups import protocol_number
 from cumulet.network.logic.ports import host_name
 from cumulet.network.logic.router_ports import GATEWAY, INTERFACE
@@ -33,6 +32,7 @@ from cumulet.network.rpc import (
     RulePlan,
     SubnetPlan,
 )
+from cumulet.network.sagas.world import ACTIVE
 
 
 async def desired_state(net: Network, host: str) -> Desired:
@@ -269,7 +269,7 @@ async def _routers(net: Network, state: _State, routed: list[Row]) -> list[Route
                 gateway_next_hop=_next_hop(state, gateway) if gateway else None,
                 snat=row["enable_snat"],
                 floating=[
-                    FloatingPlan(floating=one["floating_ip_address"], fixed=one["fixed_ip_address"])
+                    FloatingPlan(one["floating_ip_address"], one["fixed_ip_address"], one["generation"])
                     for one in floating.get(row["id"], [])
                     if gateway is not None and one["fixed_ip_address"]
                 ],

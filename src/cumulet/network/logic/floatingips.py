@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Floating IPs: an address of an external network that leads to one fixed address behind one router.
 
-Associating is one transaction: the row is the intention. The host of the router
-carries it out and reports; until then the status is DOWN.
+The row is the intention, a saga has the router's host carry it out (see
+`associations`); until then the status is DOWN.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cumulet.network import models as m
 from cumulet.network.errors import bad, in_use, missing
 from cumulet.network.logic import Document, Network, Reader, Values, Work, standard_document, tags_of
 from cumulet.network.logic.addresses import Wanted, assign, invalid_for_network, is_usable, subnets_of
-from cumulet.network.logic.associations import disassociate, tell_server
+from cumulet.network.logic.associations import associate, disassociate
 from cumulet.network.logic.kinds import Kind, change, not_found, read
 from cumulet.network.logic.networks import network_of, remove_port
 from cumulet.network.logic.ports import PORT, insert
@@ -99,6 +99,7 @@ async def create(work: Work, values: Values) -> str:
         "port_id": None,
         "fixed_ip_address": None,
         "router_id": None,
+        "generation": 0,
         "status": "DOWN",
         "dns_name": values["dns_name"],
         "dns_domain": values["dns_domain"],
@@ -150,10 +151,7 @@ async def _associate(work: Work, floating: Row, port_id: str, fixed: str | None)
             f"Therefore, cannot associate Port {port_id} with a Floating IP.",
         )
     try:
-        await change(
-            work, m.FLOATINGIPS, floating["id"], port_id=port_id, fixed_ip_address=fixed, router_id=router_id,
-            status="DOWN",
-        )  # fmt: skip
+        await associate(work, floating, port_id, fixed, router_id)
     except Duplicate:
         raise in_use(
             "FloatingIPPortAlreadyAssociated",
@@ -161,8 +159,6 @@ async def _associate(work: Work, floating: Row, port_id: str, fixed: str | None)
             f"using fixed IP {fixed}, as that fixed IP already has a floating IP on external network "
             f"{floating['floating_network_id']}.",
         ) from None
-    await work.touch_router(router_id)
-    await tell_server(work, port_id)
 
 
 async def _router_between(work: Work, external_id: str, subnet_id: str) -> str | None:

@@ -19,12 +19,13 @@ from cumulet.network import models as m
 from cumulet.network.errors import in_use, invalid
 from cumulet.network.logic import Document, Network, Reader, Values, Work, by_key, chosen, standard_document, tags_of
 from cumulet.network.logic.addresses import Wanted, assign, number_of
-from cumulet.network.logic.associations import disassociate, is_server_port
+from cumulet.network.logic.associations import disassociate
 from cumulet.network.logic.groups import ensure_default, group_of
 from cumulet.network.logic.kinds import Kind, change, not_found
 from cumulet.network.logic.macs import new_mac
 from cumulet.network.logic.networks import around, network_of, remove_port
 from cumulet.network.logic.subnets import DHCP_OWNER, ROUTER_OWNERS, serve_dhcp
+from cumulet.network.sagas.world import is_server_port
 
 UNBOUND, TAP, FAILED = "unbound", "tap", "binding_failed"
 _MAC_TRIES = 16

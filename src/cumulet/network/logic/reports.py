@@ -11,14 +11,17 @@ import logging
 
 from sqlalchemy import select
 
+from cumulet.kernel import clock
 from cumulet.network import models as m
 from cumulet.network.logic import Network, Work
 from cumulet.network.logic.agents import NOBODY
-from cumulet.network.logic.associations import ACTIVE, is_server_port
 from cumulet.network.rpc import Report
+from cumulet.network.sagas.world import ACTIVE, is_server_port
 
 _log = logging.getLogger(__name__)
 _EVENT = {True: "completed", False: "failed"}
+_KEEP = 7 * 86_400.0
+"""Seconds for which ended sagas are kept."""
 
 
 async def apply(net: Network, report: Report) -> None:
@@ -31,14 +34,14 @@ async def apply(net: Network, report: Report) -> None:
     news = [
         row["id"] for row in rows if (row["status"] == ACTIVE) != (row["id"] in report.up) or row["id"] in report.failed
     ]
-    carried = {(one.router_id, one.floating, one.fixed) for one in report.floating}
-    waiting = select(f.c.id, f.c.router_id, f.c.floating_ip_address, f.c.fixed_ip_address).where(
+    carried = {(one.router_id, one.floating, one.generation) for one in report.floating}
+    waiting = select(f.c.id, f.c.router_id, f.c.floating_ip_address, f.c.generation).where(
         f.c.router_id.in_({one[0] for one in carried}), f.c.status != ACTIVE
     )
     floating = [
         row
         for row in (await net.database.all(waiting, point=True) if carried else [])
-        if (row["router_id"], row["floating_ip_address"], row["fixed_ip_address"]) in carried
+        if (row["router_id"], row["floating_ip_address"], row["generation"]) in carried
     ]
     if not news and not floating:
         return
@@ -47,10 +50,15 @@ async def apply(net: Network, report: Report) -> None:
         for key in news:
             await _port(work, report, key)
         for row in floating:
-            same = (f.c.id == row["id"]) & (f.c.fixed_ip_address == row["fixed_ip_address"])
+            same = (f.c.id == row["id"]) & (f.c.generation == row["generation"])
             await work.tx.run(f.update().where(same, f.c.router_id == row["router_id"]).values(status=ACTIVE))
 
     await net.change(NOBODY, body)
+
+
+async def purge(net: Network) -> None:
+    """Forget sagas that ended long ago."""
+    await net.sagas.journal.purge(clock.now() - _KEEP)
 
 
 async def _port(work: Work, report: Report, key: str) -> None:
