@@ -221,7 +221,7 @@ REGISTERED_LIMITS = Table(
     "registered_limits",
     METADATA,
     Column("id", String(64), primary_key=True),
-    Column("service_id", String(64), ForeignKey("services.id"), nullable=False),
+    Column("service_id", String(64), ForeignKey("services.id", ondelete="CASCADE"), nullable=False),
     Column("region_id", String(255), nullable=False),
     Column("resource_name", String(255), nullable=False),
     Column("default_limit", Integer, nullable=False),
@@ -234,13 +234,16 @@ LIMITS = Table(
     "limits",
     METADATA,
     Column("id", String(64), primary_key=True),
-    Column("registered_limit_id", String(64), ForeignKey("registered_limits.id"), nullable=False, index=True),
+    Column(
+        "registered_limit_id", String(64), ForeignKey("registered_limits.id", ondelete="CASCADE"), nullable=False,
+        index=True,
+    ),
     Column("project_id", String(64), nullable=False),
     Column("domain_id", String(64), nullable=False),
     Column("resource_limit", Integer, nullable=False),
     Column("description", Text, nullable=True),
     UniqueConstraint("project_id", "domain_id", "registered_limit_id"),
-)
+)  # fmt: skip
 """One of project and domain is empty text."""
 
 DOMAIN_OPTIONS = Table(
