@@ -1,6 +1,6 @@
 # Everything a person or CI does with this project; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-machine demo check test lint types imports clean guest-image bench
+.PHONY: help setup setup-machine demo check test tempest lint types imports clean guest-image bench
 SHELL := /bin/sh
 BIN := .venv/bin
 DATA ?= $(if $(CUMULET_DATA),$(CUMULET_DATA),/var/lib/cumulet)
@@ -38,7 +38,11 @@ check: setup lint types imports  ## lint, types, import rules, unit and contract
 
 test: setup-machine guest-image lint types imports  ## every check, real guests too (CUMULET_TEST_GUESTS=0 leaves those out)
 	@$(BIN)/pytest -n 2 -m "not machine"
+	@$(BIN)/python tools/tempest.py --pinned identity image
 	@$(BIN)/pytest -m machine
+
+tempest: setup  ## OpenStack's own test suite: make tempest ARGS='identity image' (ARGS=--help says more)
+	@$(BIN)/python tools/tempest.py $(ARGS)
 
 clean:  ## remove everything that the demo and the tests made
 	@if [ -x $(BIN)/cumulet ] && [ -d "$(DATA)" ]; then $(BIN)/cumulet down --purge --data "$(DATA)"; fi
