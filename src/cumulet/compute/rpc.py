@@ -244,6 +244,27 @@ class ConsoleLog(msgspec.Struct, frozen=True):
 
 
 BUILD = Method(AGENT, "build", Build, Nothing)
+class Ask(msgspec.Struct, frozen=True):
+    """What is there?"""
+
+
+class GuestHeld(msgspec.Struct, frozen=True):
+    """One guest that the hypervisor has."""
+
+    server_id: str
+    attempt: int
+    power_state: int
+    disks: list[str] = []
+    """Ids of the volumes that are plugged in."""
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """What a host really has: its guests, and the ids of servers that have files on it."""
+
+    guests: list[GuestHeld] = []
+    files: list[str] = []
+
+
 ENSURE_ABSENT = Method(AGENT, "ensure_absent", EnsureAbsent, Nothing)
 POWER = Method(AGENT, "power", Power, PowerAnswer)
 PLUG_VOLUME = Method(AGENT, "plug_volume", PlugVolume, PlugAnswer)
@@ -252,3 +273,4 @@ PLUG_PORT = Method(AGENT, "plug_port", PlugPort, Nothing)
 UNPLUG_PORT = Method(AGENT, "unplug_port", UnplugPort, Nothing)
 CONSOLE_LOG = Method(AGENT, "console_log", ConsoleLog, str)
 AGENT_EVENT = Method(AGENT, "event", ServerEvent, Nothing)
+HOLDING = Method(AGENT, "holding", Ask, Holding)

@@ -7,14 +7,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import orjson
 
 from cumulet.insight import policy
+from cumulet.insight.check import checker
 from cumulet.insight.flow import STEPS, Row, without_hosts_why
 from cumulet.insight.logic import Insight
 from cumulet.kernel import ids
 from cumulet.kernel.errors import Fault, Invalid, NotFound, Unauthorized, Unavailable
-from cumulet.kernel.http import Answer, Request, Route
+from cumulet.kernel.http import Answer, Body, Request, Route
 from cumulet.kernel.http.route import under
 from cumulet.kernel.policy import Target
 
@@ -130,6 +132,37 @@ async def show_why(request: Request) -> dict[str, Any]:
     return told if request.allows(policy.WHY_HOSTS) else without_hosts_why(told)
 
 
+# ---- the whole cloud
+
+
+async def check(request: Request) -> dict[str, Any]:
+    """Every invariant of the cloud: what is broken, in sentences, and what would mend it."""
+    verdict: dict[str, Any] = msgspec.to_builtins(await checker.check(request.service.session))
+    return verdict
+
+
+async def repair(request: Request) -> dict[str, Any]:
+    """Mend the named findings that are still there."""
+    wanted = {(one["rule"], one["id"]) for one in request.body["findings"]}
+    done = await checker.repair(request.service.session, wanted)
+    return {"repaired": msgspec.to_builtins(done)}
+
+
+_FINDING = {
+    "type": "object",
+    "properties": {"rule": {"type": "string"}, "id": {"type": "string"}},
+    "required": ["rule", "id"],
+}
+_REPAIR = Body(
+    None,
+    raw={
+        "type": "object",
+        "properties": {"findings": {"type": "array", "maxItems": 10_000, "items": _FINDING}},
+        "required": ["findings"],
+        "additionalProperties": False,
+    },
+)
+
 ROUTES = [
     Route("GET /", list_versions, public=True),
     Route("GET /v1", show_version, public=True),
@@ -137,6 +170,8 @@ ROUTES = [
         "/v1",
         [
             Route("GET /steps", list_steps, policy=policy.STEPS),
+            Route("GET /check", check, policy=policy.CHECK),
+            Route("POST /check/repair", repair, policy=policy.REPAIR, body=_REPAIR),
             Route("GET /servers/{server_id}/flow", show_flow, policy=policy.FLOW, target=find_server),
             Route("GET /servers/{server_id}/flow/stream", stream_flow, policy=policy.FLOW, target=find_server),
             Route("GET /servers/{server_id}/why", show_why, policy=policy.WHY, target=find_server),

@@ -14,6 +14,8 @@ FLOW_HOSTS: Final = "cumulet:servers:flow:hosts"
 WHY: Final = "cumulet:servers:why"
 WHY_HOSTS: Final = "cumulet:servers:why:hosts"
 STEPS: Final = "cumulet:steps:list"
+CHECK: Final = "cumulet:check"
+REPAIR: Final = "cumulet:check:repair"
 
 RULES: Final = [
     Rule(FLOW, _READER, description="See the flow of a server."),
@@ -21,4 +23,6 @@ RULES: Final = [
     Rule(WHY, _READER, description="See why a server got the host it has, or none."),
     Rule(WHY_HOSTS, "role:admin", description="See the names of hosts in that explanation."),
     Rule(STEPS, "@", ("project", "domain", "system"), description="See what the steps of a flow are."),
+    Rule(CHECK, "role:admin", ("project", "system"), description="Have all invariants of the cloud checked."),
+    Rule(REPAIR, "role:admin", description="Have broken invariants mended."),
 ]

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 
 from cumulet.kernel import clock
 from cumulet.kernel.bus import Bus, Subscription
-from cumulet.kernel.errors import Fault
+from cumulet.kernel.errors import Fault, Unavailable
 from cumulet.kernel.loops import Loop
 from cumulet.network.drivers.model import MetadataPlan, NetworkDriver, NetworkError
 from cumulet.network.rpc import (
     CARRIED,
     DESIRED,
+    FOUND,
     POKE,
     REPORT,
     Alive,
@@ -30,6 +31,8 @@ from cumulet.network.rpc import (
     Desired,
     Done,
     FloatingDone,
+    Found,
+    Look,
     NetworkPlan,
     PortPlan,
     Report,
@@ -94,7 +97,10 @@ class NetworkAgent:
 
     async def start(self) -> None:
         self._subscription = await self._bus.subscribe(
-            {POKE: self._poked, CARRIED: self._carried}, component="network-agent", host=self._host, own_host=True
+            {POKE: self._poked, CARRIED: self._carried, FOUND: self._found},
+            component="network-agent",
+            host=self._host,
+            own_host=True,
         )
         await self.loop.start()
 
@@ -125,6 +131,13 @@ class NetworkAgent:
         key = ask.router_id
         settled = self._looked and self._applied.routers.get(key) == self._routers.get(key)
         return Carried(self._generation(ask), settled, self._trouble.get(key, ""))
+
+    async def _found(self, look: Look) -> Found:
+        """What is really here, for whoever compares it with the records."""
+        if not self._opened:
+            raise Unavailable(f"The network agent of {self._host} has not looked at its host yet.")
+        there = await self._driver.observed()
+        return Found(list(there.networks), list(there.ports), list(there.routers))
 
     def _generation(self, ask: Ask) -> int:
         """Of the association that the address has on the router here; 0: none."""

@@ -9,6 +9,7 @@ logic lays beside a resource for this purpose.
 
 from __future__ import annotations
 
+from cumulet.kernel.owned import CHECK, READ
 from cumulet.kernel.policy import Rule
 
 MEMBER = "(rule:admin_only) or (role:member and project_id:%(project_id)s)"
@@ -234,4 +235,5 @@ RULES = [
     Rule("get_network_ip_availability", SERVICE),
     # availability_zone
     Rule("get_availability_zone", "role:reader"),
+    Rule(READ, CHECK),
 ]

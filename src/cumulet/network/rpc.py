@@ -25,8 +25,9 @@ from cumulet.network.drivers.model import (
 )
 
 __all__ = [
-    "CARRIED", "DESIRED", "POKE", "REPORT", "Alive", "Ask", "Carried", "Desired", "DhcpHost", "Done", "FloatingDone",
-    "FloatingPlan", "NetworkPlan", "PortPlan", "Report", "RouterInterface", "RouterPlan", "RulePlan", "SubnetPlan",
+    "CARRIED", "DESIRED", "FOUND", "POKE", "REPORT", "Alive", "Ask", "Carried", "Desired", "DhcpHost", "Done",
+    "FloatingDone", "FloatingPlan", "Found", "Look", "NetworkPlan", "PortPlan", "Report", "RouterInterface",
+    "RouterPlan", "RulePlan", "SubnetPlan",
 ]  # fmt: skip
 
 API_TOPIC = "network.api"
@@ -97,6 +98,18 @@ class Report(msgspec.Struct):
     floating: list[FloatingDone] = []
 
 
+class Look(msgspec.Struct):
+    """What is there?"""
+
+
+class Found(msgspec.Struct):
+    """What is really on a host, by id: networks (with their namespace and DHCP), ports (tap and filters), routers."""
+
+    networks: list[str] = []
+    ports: list[str] = []
+    routers: list[str] = []
+
+
 class Done(msgspec.Struct):
     """Nothing more to say."""
 
@@ -104,4 +117,5 @@ class Done(msgspec.Struct):
 DESIRED = Method(API_TOPIC, "desired", Alive, Desired)
 REPORT = Method(API_TOPIC, "report", Report, Done)
 POKE = Method(AGENT_TOPIC, "poke", Done, Done)
+FOUND = Method(AGENT_TOPIC, "found", Look, Found)
 CARRIED = Method(AGENT_TOPIC, "carried", Ask, Carried)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from cumulet.kernel.owned import CHECK, READ
 from cumulet.kernel.policy import Rule
 
 _ADMIN_OR_SERVICE = "rule:admin_or_service_api"
@@ -33,4 +34,5 @@ RULES = [
     Rule("placement:resource_providers:usages", _ADMIN_OR_SERVICE),
     Rule("placement:usages", "rule:admin_or_project_reader_or_service_api"),
     Rule("placement:reshaper:reshape", "rule:service_api"),
+    Rule(READ, CHECK),
 ]

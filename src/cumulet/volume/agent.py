@@ -28,9 +28,11 @@ from cumulet.volume.rpc import (
     FINISHED,
     GROW,
     HELD,
+    INVENTORY,
     MAKE,
     REPORT,
     SNAP,
+    Ask,
     Connect,
     Disconnect,
     Drop,
@@ -78,7 +80,7 @@ class VolumeAgent:
         await self._pool.run(self._clean_downloads)
         handlers: Handlers = {
             MAKE: self.make, DROP: self.drop, GROW: self.grow, SNAP: self.snap, CONNECT: self.connect,
-            DISCONNECT: self.disconnect,
+            DISCONNECT: self.disconnect, INVENTORY: self.inventory,
         }  # fmt: skip
         self._subscription = await self._bus.subscribe(
             handlers, component="volume-agent", host=self._host, own_host=True
@@ -183,6 +185,10 @@ class VolumeAgent:
         except BackendError as error:
             raise Conflict(str(error), kind="BackendError") from None
         return Nothing()
+
+    async def inventory(self, ask: Ask) -> Held:
+        """What is really there, for whoever compares it with the records."""
+        return Held(f"{self._host}@{self._name}", await self._backend.volumes())
 
     # ---- inside
 

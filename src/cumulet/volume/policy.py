@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from cumulet.kernel.owned import CHECK, READ
 from cumulet.kernel.policy import Rule
 
 _READER = "rule:xena_system_admin_or_project_reader"
@@ -94,4 +95,5 @@ RULES = [
     Rule("xena_system_admin_or_project_reader", "(role:admin) or (role:reader and project_id:%(project_id)s)", _ANY),
     Rule("xena_system_admin_or_project_member", "(role:admin) or (role:member and project_id:%(project_id)s)", _ANY),
     *(Rule(name, check, _ANY) for name, check in _RULES),
+    Rule(READ, CHECK, _ANY),
 ]

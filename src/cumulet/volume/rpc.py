@@ -94,6 +94,10 @@ class Held(msgspec.Struct):
     ids: list[str]
 
 
+class Ask(msgspec.Struct):
+    """What is there?"""
+
+
 class Superfluous(msgspec.Struct):
     """Which of these ids are known to be deleted or to live elsewhere. Unknown ones are never named."""
 
@@ -118,6 +122,7 @@ GROW: Method[Grow, Outcome] = Method(AGENT, "grow", Grow, Outcome)
 SNAP: Method[Snap, Outcome] = Method(AGENT, "snap", Snap, Outcome)
 CONNECT: Method[Connect, Connection] = Method(AGENT, "connect", Connect, Connection)
 DISCONNECT: Method[Disconnect, Nothing] = Method(AGENT, "disconnect", Disconnect, Nothing)
+INVENTORY: Method[Ask, Held] = Method(AGENT, "inventory", Ask, Held)
 
 REPORT: Method[Report, Nothing] = Method(SCHEDULER, "report", Report, Nothing)
 HELD: Method[Held, Superfluous] = Method(SCHEDULER, "held", Held, Superfluous)

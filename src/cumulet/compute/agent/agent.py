@@ -46,6 +46,7 @@ class ComputeAgent:
             rpc.UNPLUG_PORT: self.unplug_port,
             rpc.CONSOLE_LOG: self.console_log,
             rpc.AGENT_EVENT: self.event,
+            rpc.HOLDING: self.holding,
         }
         self._subscription = await tools.bus.subscribe(
             handlers, component="compute-agent", host=tools.host, own_host=True
@@ -170,7 +171,22 @@ class ComputeAgent:
             self.tools.wiring.heard(event.tag)
         return rpc.Nothing()
 
+    async def holding(self, ask: rpc.Ask) -> rpc.Holding:
+        """What this host really has, for whoever compares it with the records."""
+        guests = await self._hypervisor(self.tools.hypervisor.guests())
+        files = await self.tools.files.run(self._files)
+        return rpc.Holding(
+            [rpc.GuestHeld(one.server_id, one.attempt, int(one.power_state), one.disks) for one in guests], files
+        )
+
     # ---- inside
+
+    def _files(self) -> list[str]:
+        """Ids of the servers that have a directory or a config drive here."""
+        drives = self.tools.drives
+        found = {path.stem for path in drives.glob("*.iso")}
+        guests = drives.parent / "guests"
+        return sorted(found | {path.name for path in guests.iterdir()} if guests.is_dir() else found)
 
     @asynccontextmanager
     async def _alone(self, server_id: str) -> AsyncIterator[None]:

@@ -19,6 +19,7 @@ from cumulet.compute.api import (
     groups,
     hosts,
     keypairs,
+    owned,
     quotas,
     server_actions,
     server_parts,
@@ -38,7 +39,7 @@ from cumulet.kernel.registry import Parts
 
 _RESOURCES = (
     servers, server_actions, server_parts, attachments, flavors, keypairs, quotas, hosts, aggregates, groups, events,
-    usage, extensions, why,
+    usage, extensions, why, owned,
 )  # fmt: skip
 ROUTES: Final[list[Route]] = [
     *versions.ROUTES,

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from cumulet.kernel.http import Body, Request, Route
 from cumulet.network import schemas as s
-from cumulet.network.api import availability, quotas, topology
+from cumulet.network.api import availability, owned, quotas, topology
 from cumulet.network.api.extensions import list_extensions, show_extension
 from cumulet.network.api.resource import Resource, enforce
 from cumulet.network.api.tags import Tags
@@ -169,4 +169,5 @@ ROUTES = [
     *quotas.ROUTES,
     *topology.ROUTES,
     *availability.ROUTES,
+    *owned.ROUTES,
 ]

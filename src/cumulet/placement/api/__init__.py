@@ -5,7 +5,7 @@ Source: Placement API reference and its microversion history, 1.0 to 1.39.
 """
 
 from cumulet.kernel.http import Route, Versions
-from cumulet.placement.api import allocations, candidates, inventories, names, providers, root
+from cumulet.placement.api import allocations, candidates, inventories, names, owned, providers, root
 
 VERSIONS = Versions("placement", "1.0", "1.39")
 
@@ -16,4 +16,5 @@ ROUTES: list[Route] = [
     *names.ROUTES,
     *allocations.ROUTES,
     *candidates.ROUTES,
+    *owned.ROUTES,
 ]

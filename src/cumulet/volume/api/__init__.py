@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from cumulet.kernel.http import Body, Route
 from cumulet.volume import schemas as s
-from cumulet.volume.api import actions, attachments, discovery, snapshots, types, volumes
+from cumulet.volume.api import actions, attachments, discovery, owned, snapshots, types, volumes
 
 _VOLUME = "/v3/volumes/{volume_id}"
 _SNAPSHOT = "/v3/snapshots/{snapshot_id}"
@@ -158,4 +158,5 @@ ROUTES = [
           policy="scheduler_extension:scheduler_stats:get_pools", query=s.DETAIL),
     Route("GET /v3/capabilities/{host}", discovery.capabilities, policy="volume_extension:capabilities"),
     Route("GET /v3/extensions", discovery.extensions, policy="volume_extension:list_extensions"),
+    *owned.ROUTES,
 ]  # fmt: skip
