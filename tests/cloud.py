@@ -7,11 +7,12 @@ what a client would send; nothing is mocked but the machine.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -21,6 +22,43 @@ from cumulet.client.transport import LocalTransport
 from cumulet.kernel.settings import Settings
 
 PASSWORD = "secret-of-the-tests"
+
+
+class Databases:
+    """Where the clouds of this test session keep their records: SQLite, or each a database of one PostgreSQL.
+
+    The environment variable CUMULET_TEST_DATABASE=postgresql chooses for the whole session.
+    """
+
+    server: ClassVar[str | None] = None
+    """The DSN of a PostgreSQL server that tests may make databases on; None: SQLite files."""
+    made: ClassVar[int] = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def fresh(cls) -> AsyncIterator[str | None]:
+        """The DSN of a new empty database, dropped afterwards; None when this session is on SQLite."""
+        if cls.server is None:
+            yield None
+            return
+        async with new_database(cls.server) as dsn:
+            yield dsn
+
+
+@asynccontextmanager
+async def new_database(server: str) -> AsyncIterator[str]:
+    """A new empty database on a PostgreSQL server; dropped afterwards, whoever is still connected."""
+    import asyncpg
+
+    Databases.made += 1
+    name = f"cloud_{Databases.made}"
+    connection = await asyncpg.connect(server)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+        yield re.sub(r"(?<=/)[^/?]+(?=\?)", name, server, count=1)
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await connection.close()
 
 
 @dataclass
@@ -94,11 +132,13 @@ async def running_cloud(
         packages = {"identity", *packages}
     chosen = {"hypervisor": "simulated", "network_driver": "simulated", "volume_driver": "simulated", **(options or {})}
     data.mkdir(parents=True, exist_ok=True)
-    cloud = await build(Settings(settings or {}, environ={}), data, host="node-1", options=chosen, packages=packages)
-    try:
-        await first_start(cloud, password=PASSWORD)
-        await cloud.start()
-        cloud.front.ready = True
-        yield TestCloud(cloud)
-    finally:
-        await cloud.stop()
+    async with Databases.fresh() as dsn:
+        values = {**(settings or {}), **({"cloud": {"database": dsn}} if dsn else {})}
+        cloud = await build(Settings(values, environ={}), data, host="node-1", options=chosen, packages=packages)
+        try:
+            await first_start(cloud, password=PASSWORD)
+            await cloud.start()
+            cloud.front.ready = True
+            yield TestCloud(cloud)
+        finally:
+            await cloud.stop()

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that all tests share, and the one documented switch: CUMULET_TEST_GUESTS=0 leaves real guests out."""
+"""Fixtures that all tests share, and the documented switches.
+
+CUMULET_TEST_GUESTS=0 leaves real guests out; CUMULET_TEST_DATABASE=postgresql
+runs every cloud of the suite on a PostgreSQL instead of SQLite.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cloud import Databases
 from tests.postgres import postgres_server
 
 
@@ -25,3 +30,10 @@ def postgres() -> Iterator[str]:
     """The DSN of a real PostgreSQL that this session started."""
     with postgres_server() as dsn:
         yield dsn
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _database_of_the_session(request: pytest.FixtureRequest) -> None:
+    """Put all clouds on PostgreSQL when the environment says so."""
+    if os.environ.get("CUMULET_TEST_DATABASE") == "postgresql":
+        Databases.server = request.getfixturevalue("postgres")

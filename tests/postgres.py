@@ -30,7 +30,7 @@ def postgres_server() -> Iterator[str]:
 
     try:
         run("initdb", "-D", f"{home}/data", "-U", "cumulet", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
-        options = f"-k {home} -c listen_addresses='' -c fsync=off -c max_connections=60"
+        options = f"-k {home} -c listen_addresses='' -c fsync=off -c max_connections=300"
         run("pg_ctl", "-D", f"{home}/data", "-l", f"{home}/log", "-w", "-o", options, "start")
         try:
             yield f"postgresql://cumulet@/postgres?host={home}"
