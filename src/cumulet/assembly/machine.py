@@ -132,8 +132,8 @@ class Users:
     """Those that did not exist before; a purge removes them."""
 
 
-def ensure_users() -> Users:
-    """Make the two system users where they are missing; the worker is in the guests' group. Needs root."""
+def ensure_users(*groups: str) -> Users:
+    """Make the two system users where they are missing; the worker joins their group and ``groups``. Needs root."""
     made = []
     for name in (GUEST, WORKER):
         try:
@@ -142,8 +142,10 @@ def ensure_users() -> Users:
             argv = ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", name]
             subprocess.run(argv, check=True, capture_output=True, timeout=30)
             made.append(name)
-    if WORKER not in grp.getgrnam(GUEST).gr_mem:
-        subprocess.run(["usermod", "--append", "--groups", GUEST, WORKER], check=True, capture_output=True, timeout=30)
+    for group in (GUEST, *groups):
+        if WORKER not in grp.getgrnam(group).gr_mem:
+            argv = ["usermod", "--append", "--groups", group, WORKER]
+            subprocess.run(argv, check=True, capture_output=True, timeout=30)
     worker, guest = pwd.getpwnam(WORKER), pwd.getpwnam(GUEST)
     return Users(worker.pw_uid, worker.pw_gid, guest.pw_uid, guest.pw_gid, made)
 

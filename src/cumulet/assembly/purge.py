@@ -30,8 +30,10 @@ def purge(place: Place) -> list[str]:
     cloud_id = marker.read_text().strip()
     made = place.made()
     libvirt = Path(made.get("libvirt", data / "libvirt"))
+    if os.geteuid() == 0 and made.get("libvirtd") == "system":
+        removed.append(f"{_system_guests(cloud_id)} guest(s)")
     if os.geteuid() == 0 and libvirt.exists():
-        removed += _guests(data, libvirt, cloud_id)
+        removed += _guests(data, libvirt)
         shutil.rmtree(libvirt, ignore_errors=True)
     if os.geteuid() == 0:
         asyncio.run(_networks(cloud_id))
@@ -45,7 +47,31 @@ def purge(place: Place) -> list[str]:
     return removed
 
 
-def _guests(data: Path, libvirt: Path, cloud_id: str) -> list[str]:
+def _system_guests(cloud_id: str) -> int:
+    """End and forget this cloud's guests on the machine's libvirtd, with the logs of QEMU that it keeps for them."""
+    import libvirt
+
+    from cumulet.compute.drivers.libvirt import guest
+    from cumulet.compute.drivers.libvirtd import LibvirtdError, find_system
+
+    if (system := find_system()) is None:
+        raise LibvirtdError("this cloud's guests are on the machine's libvirtd, which does not answer; start it first")
+
+    def erase(domain: libvirt.virDomain, tag: object) -> str:
+        guest.erase(domain)
+        return str(domain.name())
+
+    connection = libvirt.open(system.uri)
+    try:
+        names = guest.each(connection, cloud_id, erase)
+    finally:
+        connection.close()
+    for name in names:
+        Path(f"/var/log/libvirt/qemu/{name}.log").unlink(missing_ok=True)
+    return len(names)
+
+
+def _guests(data: Path, libvirt: Path) -> list[str]:
     """End libvirtd, then every QEMU process whose files are this cloud's."""
     from cumulet.compute.drivers.libvirtd import StopLibvirtd, stop_libvirtd
 

@@ -30,6 +30,8 @@ class Wish:
     traditional: bool = False
     """Also bind the services' traditional ports."""
     hypervisor: str = "simulated"
+    libvirtd: str = "auto"
+    """Whose libvirtd: the machine's (system), one of this cloud's (own), or system where it runs (auto)."""
     settings: Settings = field(default_factory=Settings)
     certificate: Path | None = None
     key: Path | None = None
@@ -155,16 +157,20 @@ def _metadata_app(cloud: Any) -> Any:
 
 
 async def _libvirt(wish: Wish, options: dict[str, Any]) -> dict[str, Any]:
-    """A libvirtd for this host, and which accelerator its guests get."""
+    """The libvirtd of this host, and which accelerator its guests get."""
     from cumulet.compute.drivers.libvirtd import StartLibvirtd, start_libvirtd
     from cumulet.compute.drivers.probe import ProbeAccelerator, probe_accelerator
 
     uid, gid = options["guest_uid"], options["guest_gid"]
-    wanted = StartLibvirtd(directory=options["libvirt_dir"], uid=uid, gid=gid)
     call = wish.privileged.call
+    probe = ProbeAccelerator(uid=uid, gid=gid)
+    if options["libvirt_uri"] is not None:
+        accelerator = await call(probe_accelerator, probe, timeout=30.0)
+        return {"uri": options["libvirt_uri"], "accelerator": accelerator, "log_dir": None, "revive": None}
+    wanted = StartLibvirtd(directory=options["libvirt_dir"], uid=uid, gid=gid)
     daemon, accelerator = await asyncio.gather(
         call(start_libvirtd, wanted, timeout=60.0),
-        call(probe_accelerator, ProbeAccelerator(uid=uid, gid=gid), timeout=30.0),
+        call(probe_accelerator, probe, timeout=30.0),
     )
 
     async def revive() -> object:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -22,6 +22,9 @@ from cumulet.assembly.machine import WORKER, check_machine, ensure_users
 from cumulet.assembly.place import Place
 from cumulet.assembly.readable import open_code
 from cumulet.assembly.serve import Wish, run
+
+if TYPE_CHECKING:
+    from cumulet.compute.drivers.libvirtd import SystemLibvirtd
 
 LIBVIRT_LONGEST = 40
 
@@ -60,7 +63,8 @@ def up(wish: Wish, *, guest_image: Path | None, log: Callable[[], Any]) -> int:
 def _as_root(wish: Wish, place: Place, log: Callable[[], Any]) -> int:
     from cumulet.kernel.host import run_privileged
 
-    users = ensure_users()
+    system = _system_libvirtd(wish, place)
+    users = ensure_users(*([system.group] if system is not None and system.group else []))
     if users.made:
         place.write_made({"users": sorted({*place.made().get("users", []), *users.made})})
     libvirt = wish.data / "libvirt"
@@ -68,6 +72,7 @@ def _as_root(wish: Wish, place: Place, log: Callable[[], Any]) -> int:
         libvirt = Path("/run") / f"cumulet-{wish.options['cloud_id'][:8]}"
         place.write_made({"libvirt": str(libvirt)})
     wish.options["routes"] = _routes()
+    wish.options["libvirt_uri"] = system.uri if system is not None else None
     wish.options.update(
         guest_uid=users.guest_uid, guest_gid=users.guest_gid, guest_user="cumulet-guest", libvirt_dir=str(libvirt)
     )
@@ -85,6 +90,24 @@ def _as_root(wish: Wish, place: Place, log: Callable[[], Any]) -> int:
         return run(wish)
 
     return run_privileged(worker, user=WORKER, operations=operations(), prepare=open_code)
+
+
+def _system_libvirtd(wish: Wish, place: Place) -> SystemLibvirtd | None:
+    """The machine's libvirtd if this cloud is to use it; what a cloud chose first holds as long as it lives.
+
+    Raises OSError where it is asked for, or has this cloud's guests, and does not answer.
+    """
+    from cumulet.compute.drivers.libvirtd import find_system
+
+    kept = place.made().get("libvirtd")
+    choice = kept or {"auto": "system" if find_system() else "own"}.get(wish.libvirtd, wish.libvirtd)
+    if kept is None:
+        place.write_made({"libvirtd": choice})
+    if choice == "own":
+        return None
+    if (found := find_system()) is None:
+        raise OSError("the libvirtd of this machine does not answer at /run/libvirt: systemctl start libvirtd")
+    return found
 
 
 def _routes() -> list[str]:

@@ -34,6 +34,13 @@ READY_WITHIN = 120.0
     show_default=True,
     help="Real guests, simulated ones, or whatever this machine can do.",
 )
+@click.option(
+    "--libvirtd",
+    type=click.Choice(["auto", "system", "own"]),
+    default="auto",
+    show_default=True,
+    help="Use the machine's libvirtd or one of this cloud's own; auto: the machine's where it runs.",
+)
 @click.option("--detach", is_flag=True, help="Return as soon as the cloud is up.")
 @click.option("--traditional-ports", is_flag=True, help="Also serve each service on its traditional port.")
 @click.option(
@@ -84,7 +91,8 @@ def _foreground(given: dict[str, Any]) -> int:
         return 1
     wish = Wish(
         data=data, host=given["address"], port=given["port"], traditional=given["traditional_ports"],
-        hypervisor=hypervisor, settings=settings, certificate=given["tls_cert"], key=given["tls_key"],
+        hypervisor=hypervisor, libvirtd=given["libvirtd"], settings=settings,
+        certificate=given["tls_cert"], key=given["tls_key"],
         name=given["name"] or socket.gethostname(), on_ready=ready,
     )  # fmt: skip
     try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A libvirtd of our own, started and adopted by the privileged parent.
+"""A host's libvirtd: the machine's where one runs, else one of ours, that the privileged parent starts or adopts.
 
-It is a *session* daemon that runs as the guest user: whoever may use its
+Ours is a *session* daemon that runs as the guest user: whoever may use its
 socket can do what that user can, and nothing more. (The socket of a system
 libvirtd is worth root, because a domain may name any file and any user.) All
 that it keeps is below one directory, so it needs no mount namespace, leaves a
@@ -20,6 +20,7 @@ documented in libvirt's "libvirtd" manual page (FILES).
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import select
 import shutil
@@ -85,6 +86,34 @@ class LibvirtdInfo(msgspec.Struct, frozen=True):
     """Where it writes QEMU's own logs, one ``<domain>.log`` each; the group may remove them."""
     adopted: bool
     """Whether it ran already."""
+
+
+class SystemLibvirtd(msgspec.Struct, frozen=True):
+    """The libvirtd that this machine runs anyway."""
+
+    socket: str
+    group: str
+    """Whose members may use it; empty: everybody may."""
+
+    @property
+    def uri(self) -> str:
+        return f"qemu+unix:///system?socket={quote(self.socket)}"
+
+
+def find_system() -> SystemLibvirtd | None:
+    """The machine's own libvirtd, monolithic or modular, if it answers and a group other than root's may use it.
+
+    Paths: libvirt's documentation, "libvirt daemons", sockets.
+    """
+    for path in ("/run/libvirt/virtqemud-sock", "/run/libvirt/libvirt-sock"):
+        if not os.path.exists(path) or not _answers(path):
+            continue
+        found = os.stat(path)
+        if found.st_mode & 0o006 == 0o006:
+            return SystemLibvirtd(path, "")
+        if found.st_gid != 0 and found.st_mode & 0o060 == 0o060:
+            return SystemLibvirtd(path, grp.getgrgid(found.st_gid).gr_name)
+    return None
 
 
 class LibvirtdError(HostError):
