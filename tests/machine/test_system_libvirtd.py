@@ -9,6 +9,7 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,13 @@ def system(tmp_path: Path) -> Iterator[None]:
     finally:
         for pid in reversed(daemons):
             os.kill(pid, 15)
-            until("the daemon ended", lambda pid=pid: not Path(f"/proc/{pid}").exists(), 30)
+            until("the daemon ended", partial(_is_gone, pid), 30)
         for argv in reversed(made):
             run(*argv, check=False)
+
+
+def _is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
 
 
 def _daemon(*argv: str) -> int:
