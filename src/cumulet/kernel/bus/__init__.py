@@ -7,6 +7,7 @@ alone works spread.
 """
 
 from cumulet.kernel.bus.memory import MemoryBus
-from cumulet.kernel.bus.model import Bus, Handlers, Method, Subscription
+from cumulet.kernel.bus.model import Bus, Handlers, Method, Poison, Subscription, ensure_speaks_for
+from cumulet.kernel.bus.rabbit import RabbitBus
 
-__all__ = ["Bus", "Handlers", "MemoryBus", "Method", "Subscription"]
+__all__ = ["Bus", "Handlers", "MemoryBus", "Method", "Poison", "RabbitBus", "Subscription", "ensure_speaks_for"]

@@ -4,64 +4,50 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from cumulet.kernel import context, trace
-from cumulet.kernel.bus.model import Handlers, Method, decode_reply, encode, handle
+from cumulet.kernel.bus.consumer import Consumer
+from cumulet.kernel.bus.model import CAST_SECONDS, POISONS, Handlers, Method, Poison, decode_reply, encode
 from cumulet.kernel.db import outside_transaction
 from cumulet.kernel.errors import Unavailable
 
 Q = TypeVar("Q")
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
-_LIMIT = 10_000
 
 
-class _Consumer:
-    """One subscription: at most ``limit`` messages in work, each in a task with a context of its own."""
+class _Subscription:
+    """One receiver in its queue."""
 
-    def __init__(self, handlers: Handlers, component: str, host: str, gone: Callable[[_Consumer], None]) -> None:
-        self._handlers, self._component, self._host, self._gone = handlers, component, host, gone
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._home = contextvars.copy_context()
-        self.stopping = False
+    def __init__(self, consumer: Consumer, limit: int, gone: Callable[[_Subscription], None]) -> None:
+        self._consumer, self._limit, self._gone = consumer, limit, gone
 
     def deliver(self, data: bytes, answer: asyncio.Future[bytes] | None) -> None:
-        if len(self._tasks) >= _LIMIT:
+        if self._consumer.busy >= self._limit:
             raise Unavailable("The message queue is full; try again later.")
-        # a message starts from the receiver's context, never from the sender's
-        task = asyncio.get_running_loop().create_task(self._work(data, answer), context=self._home.copy())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, data: bytes, answer: asyncio.Future[bytes] | None) -> None:
-        context.use(None)
-        trace.use(None)
-        try:
-            result = await handle(data, self._handlers, self._component, self._host)
-        except Exception as error:
-            _log.exception("%s failed on a message", self._component)
+        async def done(result: bytes) -> None:
             if answer is not None and not answer.done():
-                answer.set_exception(Unavailable(f"{self._component} failed: {type(error).__name__}"))
-            return
-        if answer is not None and not answer.done():
-            answer.set_result(result)
+                answer.set_result(result)
+
+        self._consumer.take(data, "", done)
 
     async def stop(self) -> None:
-        self.stopping = True
         self._gone(self)
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._consumer.idle()
 
 
 class MemoryBus:
-    """Queues by topic and by topic and host; several consumers of a queue take turns."""
+    """Queues by topic and by topic and host; several receivers of a queue take turns."""
 
-    def __init__(self) -> None:
-        self._queues: dict[str, list[_Consumer]] = {}
+    def __init__(self, *, length: int = 10_000) -> None:
+        """``length``: how many messages one receiver may have in work."""
+        self._length = length
+        self._queues: dict[str, list[_Subscription]] = {}
+        self._poison: deque[Poison] = deque(maxlen=POISONS)
         self._turn = 0
 
     @staticmethod
@@ -72,10 +58,10 @@ class MemoryBus:
         outside_transaction(f"rpc {method.name}")
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         data = encode(method, request, timeout)
-        consumer = self._next(self._queue(method.topic, host))
-        if consumer is None:
+        receiver = self._next(self._queue(method.topic, host))
+        if receiver is None:
             raise Unavailable(f"{self._queue(method.topic, host)} does not answer.")
-        consumer.deliver(data, answer)
+        receiver.deliver(data, answer)
         try:
             async with asyncio.timeout(timeout):
                 return decode_reply(await answer, method)
@@ -84,35 +70,49 @@ class MemoryBus:
 
     async def cast(self, method: Method[Q, Any], request: Q, *, host: str | None = None) -> None:
         outside_transaction(f"rpc {method.name}")
-        consumer = self._next(self._queue(method.topic, host))
-        if consumer is not None:
-            consumer.deliver(encode(method, request, 60.0), None)
+        receiver = self._next(self._queue(method.topic, host))
+        if receiver is not None:
+            self._tell(receiver, encode(method, request, CAST_SECONDS))
 
     async def fanout(self, method: Method[Q, Any], request: Q) -> None:
         outside_transaction(f"rpc {method.name}")
-        data = encode(method, request, 60.0)
-        for name, consumers in self._queues.items():
+        data = encode(method, request, CAST_SECONDS)
+        for name, receivers in self._queues.items():
             if name.split("@")[0] == method.topic:
-                for consumer in consumers:
-                    consumer.deliver(data, None)
+                for receiver in receivers:
+                    self._tell(receiver, data)
+
+    @staticmethod
+    def _tell(receiver: _Subscription, data: bytes) -> None:
+        try:
+            receiver.deliver(data, None)
+        except Unavailable:
+            _log.warning("a message to a full queue is lost")
 
     async def subscribe(
         self, handlers: Handlers, *, component: str, host: str = "", own_host: bool = False
-    ) -> _Consumer:
+    ) -> _Subscription:
         (topic,) = {method.topic for method in handlers}
-        consumers = self._queues.setdefault(self._queue(topic, host if own_host else None), [])
-        consumer = _Consumer(handlers, component, host, lambda one: consumers.remove(one))
-        consumers.append(consumer)
-        return consumer
+        receivers = self._queues.setdefault(self._queue(topic, host if own_host else None), [])
+        consumer = Consumer(handlers, component, host, self._set_aside)
+        subscription = _Subscription(consumer, self._length, receivers.remove)
+        receivers.append(subscription)
+        return subscription
 
-    def _next(self, queue: str) -> _Consumer | None:
-        consumers = self._queues.get(queue)
-        if not consumers:
+    async def _set_aside(self, poison: Poison) -> None:
+        self._poison.append(poison)
+
+    async def poison(self, limit: int = 100) -> list[Poison]:
+        return list(self._poison)[-limit:]
+
+    def _next(self, queue: str) -> _Subscription | None:
+        receivers = self._queues.get(queue)
+        if not receivers:
             return None
         self._turn += 1
-        return consumers[self._turn % len(consumers)]
+        return receivers[self._turn % len(receivers)]
 
     async def close(self) -> None:
-        for consumers in list(self._queues.values()):
-            for consumer in list(consumers):
-                await consumer.stop()
+        for receivers in list(self._queues.values()):
+            for receiver in list(receivers):
+                await receiver.stop()

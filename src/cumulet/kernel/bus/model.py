@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from cumulet.kernel import clock, context, errors, trace
+from cumulet.kernel import clock, context, errors, secrets, trace
 from cumulet.kernel.context import Context
-from cumulet.kernel.errors import Fault
+from cumulet.kernel.errors import Fault, Forbidden
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -42,7 +43,6 @@ class Envelope(msgspec.Struct):
     baggage: dict[str, str]
     deadline: float
     """Seconds since the epoch after which nobody waits for the answer."""
-    sender: str = ""
 
 
 class Reply(msgspec.Struct):
@@ -53,6 +53,28 @@ class Reply(msgspec.Struct):
     kind: str = ""
     message: str = ""
 
+
+class Poison(msgspec.Struct):
+    """A message that was set aside because of what it is, with what an operator needs to find its cause."""
+
+    at: float
+    """Seconds since the epoch."""
+    component: str
+    host: str
+    """Who could not work on it, and where."""
+    sender: str
+    """The broker user that sent it; empty in one process."""
+    method: str
+    """Empty when it can't be read that far."""
+    reason: str
+    excerpt: str
+    """Its beginning, with secrets masked."""
+
+
+CAST_SECONDS = 60.0
+"""How long a message that nobody waits for is worth carrying out."""
+POISONS = 1000
+"""How many messages are kept aside; the oldest go first."""
 
 Handler = Callable[[Any], Awaitable[Any]]
 Handlers = Mapping[Method[Any, Any], Handler]
@@ -68,20 +90,38 @@ class Bus(Protocol):
         """Ask and wait. Raises the handler's Fault, or Unavailable when nobody answers in time (seconds)."""
 
     async def cast(self, method: Method[Q, Any], request: Q, *, host: str | None = None) -> None:
-        """Tell one receiver; nothing is raised when there is none."""
+        """Tell one receiver; nothing is raised when there is none, its queue is full or the broker is away."""
 
     async def fanout(self, method: Method[Q, Any], request: Q) -> None:
-        """Tell every receiver of the topic, on all hosts."""
+        """Tell every receiver of the topic, on all hosts; as lossy as a cast."""
 
     async def subscribe(
         self, handlers: Handlers, *, component: str, host: str = "", own_host: bool = False
     ) -> Subscription:
         """Serve methods of one topic (with ``own_host``: those addressed to ``host`` only)."""
 
+    async def poison(self, limit: int = 100) -> list[Poison]:
+        """The newest messages that were set aside, oldest first; at most `POISONS` are kept."""
+
     async def close(self) -> None: ...
 
 
-def encode(method: Method[Q, R], request: Q, timeout: float, sender: str = "") -> bytes:
+_sender: ContextVar[str | None] = ContextVar("sender", default=None)
+
+
+def set_sender(host: str | None) -> None:
+    """Which host the broker says this message came from; None: a controller, or this very process."""
+    _sender.set(host)
+
+
+def ensure_speaks_for(host: str) -> None:
+    """Refuse (Forbidden) a message in which one host speaks for another; controllers speak for all."""
+    sender = _sender.get()
+    if sender is not None and sender != host:
+        raise Forbidden(f"Host {sender} can't speak for host {host}.")
+
+
+def encode(method: Method[Q, R], request: Q, timeout: float) -> bytes:
     """The bytes of a request, with the caller, the flow and the deadline in its envelope."""
     caller = context.current()
     envelope = Envelope(
@@ -91,32 +131,53 @@ def encode(method: Method[Q, R], request: Q, timeout: float, sender: str = "") -
         caller=caller.journal() if caller is not None else None,
         baggage=trace.baggage(),
         deadline=clock.now() + timeout,
-        sender=sender,
     )
     return msgspec.json.encode(envelope)
 
 
-async def handle(data: bytes, handlers: Handlers, component: str, host: str) -> bytes:
+def encode_fault(fault: Fault) -> bytes:
+    """The bytes of an answer that is a fault."""
+    return msgspec.json.encode(Reply(status=fault.status, kind=fault.kind, message=fault.message))
+
+
+def poison_of(data: bytes, reason: str, *, component: str, host: str, sender: str) -> Poison:
+    """What is kept of a message that is set aside for ``reason``."""
+    try:
+        method = msgspec.json.decode(data, type=Envelope).method
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        method = ""
+    excerpt = secrets.mask(data[:4000].decode("utf-8", "replace"))[:2000]
+    return Poison(clock.now(), component, host, sender, method, secrets.mask(reason)[:500], excerpt)
+
+
+async def handle(data: bytes, handlers: Handlers, component: str, host: str) -> tuple[bytes, str]:
     """Decode a request, run its handler in the caller's context, encode what comes out.
 
-    A message past its deadline is dropped: nobody waits, and casts are sent again.
+    Returns the answer and, when the message itself is at fault, why. A message
+    past its deadline is not carried out: nobody waits, and casts are sent again.
+    Raises whatever the handler raises that is no Fault.
     """
-    envelope = msgspec.json.decode(data, type=Envelope)
     try:
-        method, handler = next((one, fn) for one, fn in handlers.items() if one.name == envelope.method)
-        if clock.now() > envelope.deadline:
-            return msgspec.json.encode(Reply(status=503, kind="Unavailable", message="The message came too late."))
-        context.use(envelope.caller)
-        trace.resume(component, host, envelope.baggage)
+        envelope = msgspec.json.decode(data, type=Envelope)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return encode_fault(errors.Invalid("The message can't be read.")), f"unreadable: {error}"
+    if clock.now() > envelope.deadline:
+        return encode_fault(errors.Unavailable("The message came too late.")), ""
+    method = next((one for one in handlers if one.name == envelope.method), None)
+    if method is None:
+        reason = f"No method {envelope.method}."
+        return encode_fault(errors.NotSupported(reason)), reason
+    try:
         request = msgspec.json.decode(envelope.payload, type=method.request)
-        answer = await handler(request)
-        return msgspec.json.encode(Reply(payload=msgspec.Raw(msgspec.json.encode(answer))))
-    except StopIteration:
-        return msgspec.json.encode(Reply(status=501, kind="NotSupported", message=f"No method {envelope.method}."))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return encode_fault(errors.Invalid(str(error))), str(error)
+    context.use(envelope.caller)
+    trace.resume(component, host, envelope.baggage)
+    try:
+        answer = await handlers[method](request)
     except Fault as fault:
-        return msgspec.json.encode(Reply(status=fault.status, kind=fault.kind, message=fault.message))
-    except msgspec.ValidationError as error:
-        return msgspec.json.encode(Reply(status=400, kind="Invalid", message=str(error)))
+        return encode_fault(fault), ""
+    return msgspec.json.encode(Reply(payload=msgspec.Raw(msgspec.json.encode(answer)))), ""
 
 
 def decode_reply(data: bytes, method: Method[Q, R]) -> R:
