@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import select
 
 from cumulet.compute import rpc
+from cumulet.compute.logic.hosts import seen
 from cumulet.compute.metadata.documents import documents_for
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SAGAS, SERVERS, next_number
 from cumulet.compute.sagas.create import attachment_of
@@ -21,7 +22,7 @@ from cumulet.compute.sagas.params import CreateServer, NetworkSlot
 from cumulet.compute.sagas.world import World
 from cumulet.compute.scheduler.rpc import HOSTS as SCHEDULER_HOSTS
 from cumulet.compute.scheduler.rpc import REPORT as SCHEDULER_REPORT
-from cumulet.compute.scheduler.rpc import HostReport, Hosts
+from cumulet.compute.scheduler.rpc import AskHosts, HostReport, Hosts
 from cumulet.compute.states import SERVER
 from cumulet.compute.vifs import read_vifs
 from cumulet.kernel import clock, ids, trace
@@ -119,7 +120,7 @@ class Conductor:
             return rpc.Documents()
         sealed = server["admin_pass_sealed"]
         whole = {**server, "network_cache": cache, "admin_pass": self._seal.open(sealed) if sealed else None}
-        return rpc.Documents(documents_for(whole))
+        return rpc.Documents(documents_for(whole, domain=self.world.dhcp_domain))
 
     async def built(self, told: rpc.Built) -> rpc.Nothing:
         """A build ended; the saga takes it from here."""
@@ -224,8 +225,14 @@ class Conductor:
         await self.world.db.run(body, durable=False)
         return rpc.Nothing()
 
-    async def hosts(self, asked: Any) -> Hosts:
-        """All hosts, for a scheduler that just started."""
+    async def hosts(self, asked: AskHosts) -> Hosts:
+        """All hosts, for a scheduler, which shows so that it lives."""
+
+        async def body(tx: Transaction) -> None:
+            await seen(tx, host=asked.host, binary="nova-scheduler")
+
+        if asked.host:
+            await self.world.db.run(body, durable=False)
         rows = await self.world.db.all(select(HOSTS).where(HOSTS.c.binary == "nova-compute"))
         return Hosts([host_report(row) for row in rows])
 

@@ -49,7 +49,7 @@ def loops(compute: Compute, conductor: Conductor) -> list[Loop]:
         """This conductor is there, as the list of services shows."""
 
         async def body(tx: Transaction) -> None:
-            await seen(compute, tx, host=compute.host, binary="nova-conductor")
+            await seen(tx, host=compute.host, binary="nova-conductor")
 
         await compute.db.run(body, durable=False)
 

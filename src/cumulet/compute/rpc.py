@@ -141,6 +141,7 @@ class Report(msgspec.Struct, frozen=True):
     running: int
     guests: list[GuestReport]
     started_at: float
+    uptime: str | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -243,7 +244,6 @@ class ConsoleLog(msgspec.Struct, frozen=True):
     max_bytes: int = 1 << 20
 
 
-BUILD = Method(AGENT, "build", Build, Nothing)
 class Ask(msgspec.Struct, frozen=True):
     """What is there?"""
 
@@ -265,6 +265,7 @@ class Holding(msgspec.Struct, frozen=True):
     files: list[str] = []
 
 
+BUILD = Method(AGENT, "build", Build, Nothing)
 ENSURE_ABSENT = Method(AGENT, "ensure_absent", EnsureAbsent, Nothing)
 POWER = Method(AGENT, "power", Power, PowerAnswer)
 PLUG_VOLUME = Method(AGENT, "plug_volume", PlugVolume, PlugAnswer)

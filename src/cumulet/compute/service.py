@@ -63,7 +63,7 @@ async def _control(
     quota = Quota(QUOTA_USAGE, QUOTA_LIMITS, DEFAULTS)
     outbox = Outbox(database, OUTBOX, _send_notification(parts))
     network, volume, image = NetworkClient(session), VolumeClient(session), ImageClient(session)
-    world = World(database, parts.bus, network, volume, quota, outbox)
+    world = World(database, parts.bus, network, volume, quota, outbox, dhcp_domain=config.dhcp_domain)
     engine = SagaEngine(
         database, SAGAS, ALL, world=world, seal=parts.seal, component="conductor", host=parts.host,
         sole=bool(parts.options.get("sole", True)),

@@ -49,12 +49,15 @@ class Trace:
     attempt: int = 1
     waiting: list[Event] = field(default_factory=list)
 
-    def bind(self, subject: str) -> None:
-        """From here on this task works for ``subject``; what it recorded so far is filed under it."""
+    def bind(self, subject: str, *others: str) -> None:
+        """From here on this task works for ``subject``; what it recorded so far is filed under it.
+
+        ``others`` came of the same request: its events are filed under each of them too.
+        """
         self.subject = subject
         for event in self.waiting:
-            event.subject = subject
-            _emit(event)
+            for one in (subject, *others):
+                _emit(msgspec.structs.replace(event, subject=one))
         self.waiting.clear()
 
 

@@ -39,6 +39,7 @@ async def test_a_create_leaves_the_events_of_its_first_steps(world: World) -> No
     assert {event.component for event in first} == {"compute-api"}
     assert first[0].detail["audit_id"]
     assert first[4].detail["task_state"] == "scheduling"
+    assert first[4].detail["project_id"] == world.demo.project_id
     await world.demo.gone(server_id)
 
 
@@ -50,8 +51,11 @@ async def test_each_of_several_servers_has_a_flow_of_its_own(world: World) -> No
     for server in servers:
         await world.demo.until(server["id"], "ACTIVE")
     told = await events(world)
+    assert len(servers) == 2
     for server in servers:
-        assert "scheduler.claim" in {event.name for event in told if event.subject == server["id"]}
+        names = [event.name for event in told if event.subject == server["id"]]
+        assert [names.count(name) for name in STEPS] == [1] * len(STEPS)
+        assert "scheduler.claim" in names
         await world.demo.gone(server["id"])
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from tests.contract.compute.conftest import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NOWHERE = "11111111-1111-4111-8111-111111111111"
+UPTIME = re.compile(r"\s*(.+)\sup\s+(.+),\s+(.+)\susers?,\s+load average:\s(.+)")
+"""As clients take it apart."""
 
 # ---- services and hypervisors
 
@@ -27,7 +30,7 @@ async def test_services(world: World) -> None:
         "node-1", "nova", "enabled", "up",
     )  # fmt: skip
     binaries = {one["binary"]: one["zone"] for one in (await world.admin.get("/os-services")).json["services"]}
-    assert binaries["nova-conductor"] == "internal"
+    assert binaries["nova-conductor"] == binaries["nova-scheduler"] == "internal"
     old = (await world.admin.at("2.52").get("/os-services?binary=nova-compute")).json["services"][0]
     assert isinstance(old["id"], int)
     assert "forced_down" not in (await world.admin.at("2.10").get("/os-services")).json["services"][0]
@@ -72,6 +75,9 @@ async def test_hypervisors(world: World, kept: dict[str, Any]) -> None:
     assert (shown["state"], shown["hypervisor_type"], shown["service"]["host"]) == ("up", "simulated", "node-1")
     assert kept["id"] in {one["uuid"] for one in shown["servers"]}
     assert "vcpus" not in shown
+    assert UPTIME.fullmatch(shown["uptime"])
+    earlier = await admin.at("2.87").get(f"/os-hypervisors/{brief['id']}/uptime")
+    assert UPTIME.fullmatch(earlier.json["hypervisor"]["uptime"])
     old = (await admin.at("2.87").get("/os-hypervisors/detail")).json["hypervisors"][0]
     assert old["vcpus"] >= 1
     assert isinstance(old["cpu_info"], dict)

@@ -54,7 +54,7 @@ class Reporter:
             vcpus_used=found.vcpus_used, memory_mib_used=found.memory_mib_used, disk_gib_used=found.disk_gib_used,
             disk_gib_free=found.disk_gib_free, running=found.running_guests,
             guests=[rpc.GuestReport(one.server_id, int(one.power_state), one.attempt) for one in guests],
-            started_at=self._started,
+            started_at=self._started, uptime=found.uptime,
         )  # fmt: skip
         verdict = await tools.bus.call(rpc.REPORT, told)
         for server_id in verdict.remove:

@@ -132,7 +132,7 @@ def _hypervisor(request: Request, row: Row, servers: Mapping[str, list[Row]] | N
         "workload": 0,
         "cpu_text": have.get("cpu_info") or "",
         "cpu_info": _parsed(have.get("cpu_info")),
-        "uptime": have.get("uptime"),
+        "uptime": have.get("uptime") if hosts.is_up(compute, row) else None,
         "service": {
             "id": row["id"] if request.since("2.53") else row["number"], "host": row["host"],
             "disabled_reason": row["disabled_reason"],

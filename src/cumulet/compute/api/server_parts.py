@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cumulet.compute.api.links import VERSION, next_links, page_size
-from cumulet.compute.api.server_view import addresses, host_id
+from cumulet.compute.api.server_view import addresses, bare, host_id
 from cumulet.compute.api.targets import server, server_ever
 from cumulet.compute.logic import actions, servers
 from cumulet.compute.schemas import DATE, METADATA, PAGING, STRICT_ALL, TAGS
@@ -158,12 +158,8 @@ EVENT: Final = View(
 )  # fmt: skip
 
 
-def _bare(moment: float | None) -> str | None:
-    return None if moment is None else clock.iso_micro(moment)
-
-
 def _action(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**row, "start_time": _bare(row["started_at"]), "updated_at": _bare(row["updated_at"])}
+    return {**row, "start_time": bare(row["started_at"]), "updated_at": bare(row["updated_at"])}
 
 
 async def list_actions(request: Request) -> dict[str, Any]:
@@ -191,7 +187,7 @@ async def show_action(request: Request) -> dict[str, Any]:
             request.render(
                 EVENT,
                 {
-                    **event, "start_time": _bare(event["started_at"]), "finish_time": _bare(event["finished_at"]),
+                    **event, "start_time": bare(event["started_at"]), "finish_time": bare(event["finished_at"]),
                     "host_id": host_id(event["host"], found["project_id"]),
                 },
                 target,

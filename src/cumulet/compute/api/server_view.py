@@ -114,8 +114,8 @@ def document(
         "config_drive": "True" if row["config_drive"] else "",
         "key_name": row["key_name"],
         "zone": row["availability_zone"] or "",
-        "launched": _bare(row["launched_at"]),
-        "terminated": _bare(row["terminated_at"]),
+        "launched": bare(row["launched_at"]),
+        "terminated": bare(row["terminated_at"]),
         "task_state": row["task_state"],
         "vm_state": row["vm_state"],
         "power_state": row["power_state"],
@@ -189,6 +189,6 @@ def _fault(request: Request, fault: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _bare(moment: float | None) -> str | None:
-    """``2026-01-02T03:04:05.000000``: these two were never given a zone."""
+def bare(moment: float | None) -> str | None:
+    """``2026-01-02T03:04:05.000000``: some published times were never given a zone."""
     return None if moment is None else clock.iso_micro(moment)

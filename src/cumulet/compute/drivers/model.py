@@ -53,6 +53,8 @@ class HostResources(msgspec.Struct, frozen=True):
     disk_gib_used: int = 0
     disk_gib_free: int = 0
     running_guests: int = 0
+    uptime: str = ""
+    """As ``uptime(1)`` says it."""
 
 
 class RootDisk(msgspec.Struct, frozen=True):

@@ -32,6 +32,7 @@ from cumulet.compute.drivers.model import (
     HypervisorError,
     PowerState,
 )
+from cumulet.compute.drivers.uptime import uptime_text
 from cumulet.kernel import clock
 
 _OFF = (PowerState.SHUTDOWN, PowerState.CRASHED)
@@ -97,6 +98,7 @@ class SimulatedHypervisor:
         self._guests: dict[str, _Guest] = {}
         self._calls: Counter[int] = Counter()
         self._is_open = False
+        self._opened_at = 0.0
         self._listeners: weakref.WeakSet[asyncio.Queue[GuestEvent]] = weakref.WeakSet()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -112,7 +114,7 @@ class SimulatedHypervisor:
                     self._guests = {}
                 except (OSError, msgspec.DecodeError) as error:
                     raise HypervisorError(f"the simulated host's state can't be read: {error}") from error
-            self._is_open = True
+            self._is_open, self._opened_at = True, clock.now()
 
     async def close(self) -> None:
         self._is_open = False
@@ -132,6 +134,7 @@ class SimulatedHypervisor:
                 disk_gib_used=disk,
                 disk_gib_free=max(0, self.knobs.disk_gib - disk),
                 running_guests=sum(guest.power not in _OFF for guest in self._guests.values()),
+                uptime=uptime_text(clock.now() - self._opened_at),
             )
 
     async def guests(self) -> list[GuestState]:

@@ -88,12 +88,11 @@ async def create_servers(compute: Compute, asker: Asker, body: Mapping[str, Any]
         plan = await _plan(compute, asker, body, multiattach)
         detail.update(flavor=plan.flavor["name"], servers=plan.most, nics=len(plan.slots))
     server_ids = [ids.new_uuid() for _ in range(plan.most)]
-    flow = trace.current()
-    if flow is not None:
-        flow.bind(server_ids[0])
-    with trace.step("api.record") as detail:
+    with trace.step("api.record", project_id=asker.context.project_id) as detail:
         rows = await _record(compute, asker.context, plan, server_ids)
         detail.update(vm_state=rows[0]["vm_state"], task_state=rows[0]["task_state"], servers=len(rows))
+    if (flow := trace.current()) is not None:
+        flow.bind(*(row["id"] for row in rows))
     return Accepted(rows[0], plan.password, plan.reservation, plan.shown_groups)
 
 

@@ -50,7 +50,7 @@ async def zone_of(reader: Transaction, host: str, binary: str, default: str) -> 
     return default
 
 
-async def seen(compute: Compute, tx: Transaction, *, host: str, binary: str) -> None:
+async def seen(tx: Transaction, *, host: str, binary: str) -> None:
     """Write the sign of life of a service that runs no guests; one that was never seen is made known."""
     now = clock.now()
     where = (HOSTS.c.host == host) & (HOSTS.c.binary == binary)
@@ -58,7 +58,7 @@ async def seen(compute: Compute, tx: Transaction, *, host: str, binary: str) -> 
         return
     row = {
         "id": ids.new_uuid(), "number": await next_number(tx, HOSTS), "host": host, "binary": binary,
-        "zone": await zone_of(tx, host, binary, compute.settings.default_zone), "last_seen": now, "created_at": now,
+        "zone": INTERNAL, "last_seen": now, "created_at": now,
     }  # fmt: skip
     await tx.insert(HOSTS, row)
 

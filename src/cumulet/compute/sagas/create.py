@@ -186,8 +186,9 @@ async def _request(world: World, server: Row, params: CreateServer, attempt: int
         server_id=server["id"], attempt=attempt, project_id=server["project_id"], user_id=server["user_id"],
         vcpus=flavor["vcpus"], memory_mib=flavor["ram"],
         disk_gib=(flavor["disk"] if server["image_id"] else 0) + flavor.get("ephemeral", 0),
-        exclude=list(tried), force_host=params.forced_host or params.requested_destination,
-        force_node=params.forced_node, availability_zone=params.availability_zone, hints=hints, hosts_of=hosts_of,
+        exclude=list(tried), force_host=params.forced_host, force_node=params.forced_node,
+        destination=params.requested_destination, availability_zone=params.availability_zone,
+        hints=hints, hosts_of=hosts_of,
         group=await _group_wish(world, server), extra_specs=flavor.get("extra_specs") or {},
         image_properties=server["image_properties"] or {},
     )  # fmt: skip

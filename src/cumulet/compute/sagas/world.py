@@ -22,6 +22,9 @@ from cumulet.kernel.saga import Failed
 DEAD_AFTER = 60.0
 """Seconds without a report after which a host is not waited for any more."""
 
+_LONGEST_FAULT = 4096
+"""Characters of a fault's message: it names step, component, host and reason, and ends up in every GET."""
+
 
 @dataclass
 class World:
@@ -35,6 +38,8 @@ class World:
     outbox: Outbox
     max_attempts: int = 3
     build_timeout: float = 900.0
+    dhcp_domain: str = "novalocal"
+    """What the documents of a guest add to its host name."""
 
     async def server(self, server_id: str) -> Row:
         """The server's row; raises Failed when it is deleted."""
@@ -46,7 +51,7 @@ class World:
     async def devices(self, server_id: str) -> list[Row]:
         """The server's block devices, boot device first."""
         t = BLOCK_DEVICES
-        return await self.db.all(select(t).where(t.c.server_id == server_id).order_by(t.c.boot_index), point=True)
+        return await self.db.all(select(t).where(t.c.server_id == server_id).order_by(t.c.position), point=True)
 
     async def host_is_dead(self, host: str) -> bool:
         """Whether a host has been silent for so long that nobody waits for it."""
@@ -86,5 +91,5 @@ async def gone_is_fine(work: Any) -> Any:
 
 async def set_fault(tx: Transaction, server_id: str, message: str, *, code: int = 500, details: str = "") -> None:
     """Record why the server's last operation failed, for its user."""
-    fault = {"code": code, "message": message[:255], "details": details, "created": clock.now()}
+    fault = {"code": code, "message": message[:_LONGEST_FAULT], "details": details, "created": clock.now()}
     await tx.run(SERVERS.update().where(SERVERS.c.id == server_id).values(fault=fault))

@@ -107,33 +107,15 @@ class Claims:
             if row is None or self.snapshot.reports[row] is None:
                 continue
             host = self.snapshot.host(row)
-            if host not in request.exclude and request.force_host in (None, host):
+            wanted = request.force_host or request.destination
+            if host not in request.exclude and wanted in (None, host):
                 return row
         return None
 
-    async def release(self, server_id: str, node: str | None) -> None:
-        """Give back what the server holds (with ``node``: only when it holds it there); nothing is success."""
+    async def release(self, server_id: str) -> None:
+        """Give back what the server holds; nothing is success."""
         self.snapshot.settle(server_id)
-        if node is None:
-            await self.placement.drop(server_id)
-            return
-        for _ in range(_TRIES):
-            held = await self.placement.allocations(server_id)
-            if node not in {self.snapshot.root_of(provider) for provider in held.allocations}:
-                return
-            try:
-                await self.placement.claim(
-                    server_id,
-                    {},
-                    project_id=held.project_id or "",
-                    user_id=held.user_id or "",
-                    generation=held.generation,
-                )
-                return
-            except Conflict as conflict:
-                if conflict.kind != CONCURRENT_UPDATE:
-                    raise
-        raise Conflict(f"The claim of {server_id} is changed by others all the time.")
+        await self.placement.drop(server_id)
 
 
 Option = tuple[int, Candidate | None]

@@ -280,6 +280,12 @@ FILTERS = [
         lambda request: "a host that has not failed to build it",
         lambda request, snapshot, row, now: "failed before",
     ),
+    Filter(
+        "RequestedDestination",
+        lambda request: request.destination,
+        lambda request, snapshot, rows, now: _hosts(snapshot, rows, {request.destination or ""}),
+        lambda request: request.destination,
+    ),
     Filter("ComputeFilter", lambda request: True, _alive, lambda request: "up and enabled", _status),
     Filter(
         "AvailabilityZoneFilter",

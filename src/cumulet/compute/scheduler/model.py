@@ -40,6 +40,8 @@ class Request(msgspec.Struct, frozen=True):
     """Hosts that failed to build it."""
     force_host: str | None = None
     force_node: str | None = None
+    destination: str | None = None
+    """The only host that will do (2.74); unlike a forced one it must pass every filter."""
     availability_zone: str | None = None
     hints: dict[str, Any] = {}
     """The user's scheduler hints; ``same_host`` and ``different_host`` name servers."""

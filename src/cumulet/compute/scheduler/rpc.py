@@ -35,10 +35,9 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class ReleaseHost(msgspec.Struct, frozen=True):
-    """Give back what the server holds. With ``node`` only when it is held there."""
+    """Give back what the server holds."""
 
     server_id: str
-    node: str | None = None
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -46,7 +45,10 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class AskHosts(msgspec.Struct, frozen=True):
-    """A scheduler asks the conductor for all hosts."""
+    """A scheduler asks the conductor for all hosts, and shows so that it lives."""
+
+    host: str = ""
+    """Where the scheduler runs."""
 
 
 class Hosts(msgspec.Struct, frozen=True):

@@ -83,7 +83,7 @@ class Scheduler:
         """All hosts, from the conductor; without one the reports alone must do."""
         asked_at = clock.now()
         try:
-            told = await self._bus.call(rpc.HOSTS, rpc.AskHosts(), timeout=10.0)
+            told = await self._bus.call(rpc.HOSTS, rpc.AskHosts(self._host), timeout=10.0)
         except Unavailable as error:
             _log.debug("no list of hosts: %s", error.message)
             return
@@ -208,7 +208,7 @@ class Scheduler:
 
     async def release(self, told: rpc.ReleaseHost) -> rpc.Done:
         """Give the server's claim back; repeatable."""
-        await self._claims.release(told.server_id, told.node)
+        await self._claims.release(told.server_id)
         return rpc.Done()
 
 

@@ -41,6 +41,7 @@ from cumulet.compute.drivers.model import (
     HypervisorError,
     PowerState,
 )
+from cumulet.compute.drivers.uptime import uptime_text
 from cumulet.kernel import clock
 
 T = TypeVar("T")
@@ -144,6 +145,7 @@ class LibvirtHypervisor:
                 disk_gib_used=(total - free) // _GIB,
                 disk_gib_free=free // _GIB,
                 running_guests=sum(active for _, _, active in sizes),
+                uptime=uptime_text(clock.monotonic(), os.getloadavg()),  # monotonic time counts from the boot
             )
 
         return await self._connection.call(ask)

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host's uptime in the words of ``uptime(1)``: the published form, which clients take apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cumulet.kernel import clock
+
+
+def uptime_text(seconds: float, load: Sequence[float] = (0.0, 0.0, 0.0)) -> str:
+    """Of a host that has been up for ``seconds``; ``load`` is its load over 1, 5 and 15 minutes."""
+    minutes = int(seconds // 60)
+    days, hours = divmod(minutes // 60, 24)
+    ran = f"{hours}:{minutes % 60:02}" if hours else f"{minutes % 60} min"
+    if days:
+        ran = f"{days} day{'s' if days > 1 else ''}, {ran}"
+    loads = ", ".join(f"{one:.2f}" for one in load)
+    return f" {clock.moment(clock.now()):%H:%M:%S} up {ran},  0 users,  load average: {loads}"

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the conductor tells hosts and users, in a whole cloud with simulated machines."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from cumulet.compute.conductor import Conductor
+from cumulet.compute.models import BLOCK_DEVICES, SERVERS
+from cumulet.compute.sagas.world import set_fault
+from cumulet.kernel import clock
+from tests.cloud import TestCloud, running_cloud
+
+
+async def _active(cloud: TestCloud, token: str, body: dict[str, Any]) -> str:
+    made = await cloud.request("POST", "/compute/v2.1/servers", {"server": body}, token=token)
+    assert made.status == 202, made.data
+    server_id: str = made.json["server"]["id"]
+    async with asyncio.timeout(20):
+        while True:
+            shown = (await cloud.request("GET", f"/compute/v2.1/servers/{server_id}", token=token)).json["server"]
+            assert shown["status"] != "ERROR", shown["fault"]
+            if shown["status"] == "ACTIVE":
+                return server_id
+            await asyncio.sleep(0.02)
+
+
+async def test_what_hosts_and_users_are_told(tmp_path: Path) -> None:
+    image = tmp_path / "tiny.raw"
+    image.write_bytes(b"\0" * (1 << 20))
+    guest = {"name": "tiny", "path": str(image), "disk_format": "raw"}
+    settings = {"compute": {"dhcp_domain": "cloud.example"}}
+    async with running_cloud(tmp_path / "data", options={"guest_image": guest}, settings=settings) as cloud:
+        token = await cloud.login("demo")
+        (found,) = (await cloud.request("GET", "/image/v2/images", token=token)).json["images"]
+        body = {"name": "s", "flavorRef": "42", "imageRef": found["id"], "config_drive": True}
+        server_id = await _active(cloud, token, body)
+        drive = (tmp_path / "data" / "hosts" / "node-1" / "drives" / f"{server_id}.iso").read_bytes()
+        assert b'"s.cloud.example"' in drive  # the same domain as the metadata service says
+
+        (conductor,) = [
+            task for role in cloud.cloud.services["compute"].roles for task in role.tasks if isinstance(task, Conductor)
+        ]
+        long = "No valid host was found. " + "why " * 200
+
+        async def more(tx: Any) -> None:
+            await set_fault(tx, server_id, long)
+            for position, boots in ((2, None), (1, 1)):
+                row = {"id": f"d{position}", "server_id": server_id, "position": position, "boot_index": boots}
+                kind = {"source_type": "blank", "destination_type": "local", "created_at": clock.now()}
+                await tx.insert(BLOCK_DEVICES, {**row, **kind})
+
+        await conductor.world.db.run(more)
+        devices = await conductor.world.devices(server_id)
+        assert [one["position"] for one in devices] == [0, 1, 2]
+        row = await conductor.world.db.first(SERVERS.select().where(SERVERS.c.id == server_id))
+        assert row is not None
+        assert row["fault"]["message"] == long
