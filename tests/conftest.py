@@ -13,6 +13,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cloud import Databases
+from tests.observed import (  # noqa: F401 - hooks and fixtures of all tests
+    _answers_are_as_declared,
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from tests.postgres import postgres_server
 
 

@@ -59,6 +59,7 @@ COMMANDS: Table = {
     "flow": ("cumulet.cli.flow:flow", "Draw the way of a server, step by step; --watch as it happens."),
     "why": ("cumulet.cli.why:why", "Say why a server got its host, or none."),
     "check": ("cumulet.cli.check:check", "Check every invariant of the cloud; --repair mends what is broken."),
+    "openapi": ("cumulet.cli.openapi:openapi", "Print the OpenAPI document of a service."),
     "env": ("cumulet.cli.env:env", "Print what a shell needs to use this cloud."),
     "image": ("cumulet.cli.image:image", "Bring images into the cloud."),
 }

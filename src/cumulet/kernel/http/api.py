@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import falcon
 import falcon.asgi
@@ -86,6 +86,10 @@ class FaultRequest:
     authenticated: bool
 
 
+Observer = Callable[["Api", Route, Request, Answer], None]
+"""Sees every successful answer before it leaves."""
+
+
 class Api:
     """A service's ASGI application.
 
@@ -93,8 +97,11 @@ class Api:
     id stands in the path; it must be the caller's own and is then ignored.
     ``json_only`` refuses bodies that do not say that they are JSON. Without
     ``trailing_slash`` a path that ends with a slash names nothing (an empty id),
-    but for the version roots.
+    but for the version roots. The document of all its routes is at `/openapi.json`.
     """
+
+    observer: ClassVar[Observer | None] = None
+    """The tests' hook: which rows were used, and whether answers have their declared shape."""
 
     def __init__(
         self,
@@ -115,7 +122,8 @@ class Api:
         json_only: bool = False,
         trailing_slash: bool = True,
     ) -> None:
-        self.name, self.routes = name, list(routes)
+        self.name, self.routes = name, [*routes, Route("GET /openapi.json", self._openapi, public=True)]
+        self._document: dict[str, Any] | None = None
         self.dialect, self.policy, self.service, self.authenticator = dialect, policy, service, authenticator
         self.versions, self.component, self.host = versions, component, host
         self.strip_project, self.flow, self.max_body, self.extra_headers = strip_project, flow, max_body, extra_headers
@@ -158,7 +166,7 @@ class Api:
             version = self.versions.of(headers) if self.versions else None
             request = await self._prepare(methods, req, params, headers, caller, version)
             answer = await request[0].handler(request[1])
-            self._answer(resp, request[0], answer)
+            self._answer(resp, *request, answer)
         except Exception as error:
             fault = self._as_fault(error)
             self._fault(resp, fault, headers, version, req.path)
@@ -299,9 +307,24 @@ class Api:
 
     # ---- answers
 
-    def _answer(self, resp: Any, row: Route, answer: Answer | dict[str, Any] | list[Any] | None) -> None:
+    def document(self, server: str) -> dict[str, Any]:
+        """The OpenAPI document; ``server`` is the URL or path below which this service lies."""
+        from cumulet.kernel.http.openapi import describe
+
+        if self._document is None:
+            self._document = describe(self, server)
+        return {**self._document, "servers": [{"url": server}]}
+
+    async def _openapi(self, request: Request) -> dict[str, Any]:
+        return self.document(request.base)
+
+    def _answer(
+        self, resp: Any, row: Route, request: Request, answer: Answer | dict[str, Any] | list[Any] | None
+    ) -> None:
         if not isinstance(answer, Answer):
             answer = Answer(body=answer)
+        if Api.observer is not None:
+            Api.observer(self, row, request, answer)
         status = answer.status or row.ok
         resp.status = status
         for name, value in answer.headers.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cumulet.kernel.http.body import Body, Query
+from cumulet.kernel.http.fields import Schema
 from cumulet.kernel.http.request import Answer, Request
 from cumulet.kernel.policy import Target
 
@@ -39,6 +40,8 @@ class Route:
     raw: bool = False
     """The handler reads `request.stream` itself; nothing is parsed."""
     body_optional: bool = False
+    returns: Schema | None = None
+    """The declared shape of a successful answer's JSON document; the tests hold every answer to it."""
 
     @property
     def method(self) -> str:

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Watches every answer of every test: is it what its route declares, and which routes does no test use?
+
+Invariant: a whole run fails when a route is used by no test and not listed in
+`tests/shape/untested_routes.txt`, and when the list names a route that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import orjson
+import pytest
+
+from cumulet.kernel.http import Answer, Api, Request, Route
+from cumulet.kernel.http.body import FORMATS
+
+UNTESTED = Path(__file__).parent / "shape" / "untested_routes.txt"
+_SUCCESS = range(200, 400)
+
+known: set[str] = set()
+"""Every row of every service that was built, e.g. ``image GET /v2/images``."""
+used: set[str] = set()
+wrong: list[str] = []
+"""Answers of the running test that break their declared shape."""
+_validators: dict[int, Any] = {}
+_seen: set[int] = set()
+
+
+def name_of(api: Api, row: Route) -> str:
+    versions = f" {row.since or ''}..{row.until or ''}" if row.since or row.until else ""
+    return f"{api.name} {row.at}{versions}"
+
+
+def observe(api: Api, row: Route, request: Request, answer: Answer) -> None:
+    """The kernel's hook: note the row, compare the answer with its declared shape."""
+    if id(api) not in _seen:
+        _seen.add(id(api))
+        known.update(name_of(api, one) for one in api.routes)
+    status = answer.status or row.ok
+    if status not in _SUCCESS:
+        return
+    used.add(name_of(api, row))
+    if row.returns is None or answer.stream is not None or status in (204, 304) or request.method == "HEAD":
+        return
+    validator = _validators.get(id(row.returns))
+    if validator is None:
+        made = jsonschema_rs.Draft7Validator(row.returns, validate_formats=True, formats=FORMATS)
+        validator = _validators[id(row.returns)] = made
+    document = answer.body if isinstance(answer.body, bytes) else orjson.dumps(answer.body)
+    error = next(iter(validator.iter_errors(orjson.loads(document or b"null"))), None)
+    if error is not None:
+        where = "/".join(str(part) for part in error.instance_path)
+        wrong.append(f"{name_of(api, row)}: the answer's {where or 'document'}: {error.message}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    Api.observer = observe
+
+
+@pytest.fixture(autouse=True)
+def _answers_are_as_declared() -> Iterator[None]:
+    """Fail the test in which a service gave an answer that its own document forbids."""
+    wrong.clear()
+    yield
+    if wrong:
+        pytest.fail("\n".join(sorted(set(wrong))))
+
+
+# ---- which routes a whole run used
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:  # one of several processes: tell the one that sums up
+        output["routes"] = (sorted(known), sorted(used))
+    elif _is_whole(session.config) and session.exitstatus == 0 and verdict():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: Any) -> None:
+    for mine, theirs in zip((known, used), getattr(node, "workeroutput", {}).get("routes", ((), ())), strict=True):
+        mine.update(theirs)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    config = terminalreporter.config
+    if not _is_whole(config):
+        return
+    terminalreporter.write_line(f"{len(used & known)} of {len(known)} routes are used by a test")
+    for line in verdict():
+        terminalreporter.write_line(line, red=True)
+
+
+def _is_whole(config: pytest.Config) -> bool:
+    """Whether this run has all tests but those of real machines."""
+    option = config.option
+    chosen = (
+        option.keyword or option.lf or option.failedfirst or option.collectonly or "not machine" not in option.markexpr
+    )
+    return not chosen and config.args_source == pytest.Config.ArgsSource.TESTPATHS
+
+
+def verdict() -> list[str]:
+    """What is wrong with the list of untested routes; empty when it is as it is."""
+    listed = {line for line in UNTESTED.read_text().splitlines() if line and not line.startswith("#")}
+    unused = known - used
+    return [
+        *(f"no test uses {one}" for one in sorted(unused - listed)),
+        *(f"{UNTESTED.name} lists what a test uses: {one}" for one in sorted(listed & used)),
+        *(f"{UNTESTED.name} lists what is no route: {one}" for one in sorted(listed - known)),
+    ]
