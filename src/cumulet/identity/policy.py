@@ -51,6 +51,17 @@ _MEMBERS_MANAGER = (
 _ASSIGNMENTS = f"{READ} or (role:reader and domain_id:%(target.domain_id)s and not None:%(target.domain_id)s)"
 _OWN_RULES = "(role:{role} and system_scope:all) or user_id:%(target.user.id)s"
 
+
+def _read(*names: str) -> list[Rule]:
+    """What the operators may see, by their published names."""
+    return [Rule(f"identity:{name}", READ, CLOUD) for name in names]
+
+
+def _write(*names: str) -> list[Rule]:
+    """What only the operators who administer the cloud may do."""
+    return [Rule(f"identity:{name}", ADMIN, CLOUD) for name in names]
+
+
 RULES = [
     Rule("admin_required", "role:admin or is_admin:1", ANY_SCOPE),
     Rule("service_role", "role:service", ANY_SCOPE),
@@ -178,6 +189,46 @@ RULES = [
     Rule("identity:create_region", ADMIN, CLOUD),
     Rule("identity:update_region", ADMIN, CLOUD),
     Rule("identity:delete_region", ADMIN, CLOUD),
+    # endpoints by project
+    *_read("list_endpoint_groups", "get_endpoint_group", "list_projects_associated_with_endpoint_group"),
+    *_read("list_endpoints_associated_with_endpoint_group", "get_endpoint_group_in_project"),
+    *_read("list_endpoint_groups_for_project", "list_projects_for_endpoint", "check_endpoint_in_project"),
+    *_read("list_endpoints_for_project"),
+    *_write("create_endpoint_group", "update_endpoint_group", "delete_endpoint_group"),
+    *_write("add_endpoint_group_to_project", "remove_endpoint_group_from_project"),
+    *_write("add_endpoint_to_project", "remove_endpoint_from_project"),
+    # policies and what they are for
+    *_read("get_policy", "list_policies", "get_policy_for_endpoint", "list_endpoints_for_policy"),
+    *_read("check_policy_association_for_endpoint", "check_policy_association_for_service"),
+    *_read("check_policy_association_for_region_and_service"),
+    *_write("create_policy", "update_policy", "delete_policy"),
+    *_write("create_policy_association_for_endpoint", "delete_policy_association_for_endpoint"),
+    *_write("create_policy_association_for_service", "delete_policy_association_for_service"),
+    *_write("create_policy_association_for_region_and_service", "delete_policy_association_for_region_and_service"),
+    # limits
+    Rule("identity:get_limit_model", "", ANY_SCOPE),
+    Rule(
+        "identity:get_limit",
+        f"{READ} or domain_id:%(target.limit.domain.id)s or domain_id:%(target.limit.project.domain_id)s"
+        " or (project_id:%(target.limit.project_id)s and not None:%(target.limit.project_id)s)",
+        ANY_SCOPE,
+    ),
+    Rule("identity:list_limits", "", ANY_SCOPE),
+    Rule("identity:get_registered_limit", "", ANY_SCOPE),
+    Rule("identity:list_registered_limits", "", ANY_SCOPE),
+    *_write("create_limits", "update_limit", "delete_limit"),
+    *_write("create_registered_limits", "update_registered_limit", "delete_registered_limit"),
+    # the configuration of a domain
+    *_read("get_domain_config", "get_domain_config_default"),
+    Rule("identity:get_security_compliance_domain_config", "", ANY_SCOPE),
+    *_write("create_domain_config", "update_domain_config", "delete_domain_config"),
+    # federation
+    *_read("list_identity_providers", "get_identity_provider", "get_protocol", "list_protocols"),
+    *_read("get_mapping", "list_mappings", "list_service_providers", "get_service_provider"),
+    *_write("create_identity_provider", "update_identity_provider", "delete_identity_provider"),
+    *_write("create_protocol", "update_protocol", "delete_protocol"),
+    *_write("create_mapping", "update_mapping", "delete_mapping"),
+    *_write("create_service_provider", "update_service_provider", "delete_service_provider"),
     # application credentials
     Rule("identity:get_application_credential", f"{READ} or rule:owner", CLOUD),
     Rule("identity:list_application_credentials", f"{READ} or rule:owner", CLOUD),

@@ -148,6 +148,106 @@ CREDENTIAL_CREATE = Body(
     open=True,
 )
 
+# ---- limits
+
+_RESOURCE_LIMIT: Schema = {"type": "integer", "minimum": -1, "maximum": 2147483647}
+_UUID = text(32, 36, pattern=r"^[a-fA-F0-9-]+$")
+_REGION_ID = nullable(text(1, 255))
+_LIMITED = {"service_id": _UUID, "region_id": _REGION_ID, "resource_name": NAME, "description": SHORT_DESCRIPTION}
+REGISTERED_LIMITS_CREATE = Body(
+    None,
+    Field(
+        "registered_limits",
+        array(
+            record(
+                {**_LIMITED, "default_limit": _RESOURCE_LIMIT},
+                required=("service_id", "resource_name", "default_limit"),
+            ),
+            minItems=1,
+        ),
+    ),
+)
+REGISTERED_LIMIT_UPDATE = Body(
+    "registered_limit",
+    *(Field(name, kind, optional=True) for name, kind in _LIMITED.items()),
+    Field("default_limit", _RESOURCE_LIMIT, optional=True),
+    verb="put",
+)
+_LIMIT_OF = {**_LIMITED, "resource_limit": _RESOURCE_LIMIT, "project_id": nullable(ID), "domain_id": nullable(ID)}
+LIMITS_CREATE = Body(
+    None,
+    Field(
+        "limits",
+        array(
+            {
+                **record(_LIMIT_OF, required=("service_id", "resource_name", "resource_limit")),
+                "oneOf": [{"required": ["domain_id"]}, {"required": ["project_id"]}],
+            },
+            minItems=1,
+        ),
+    ),
+)
+LIMIT_UPDATE = Body(
+    "limit",
+    Field("resource_limit", _RESOURCE_LIMIT, optional=True),
+    Field("description", SHORT_DESCRIPTION, optional=True),
+    verb="put",
+)
+
+# ---- endpoints by project, policies
+
+_GROUP_FILTERS: Schema = {
+    "type": "object",
+    "properties": {
+        "interface": one_of("admin", "internal", "public"),
+        "service_id": TEXT,
+        "region_id": nullable(TEXT),
+        "enabled": BOOL,
+    },
+}
+ENDPOINT_GROUP_CREATE, ENDPOINT_GROUP_UPDATE = _bodies(
+    "endpoint_group",
+    Field("name", NAME),
+    Field("description", DESCRIPTION, optional=True),
+    Field("filters", _GROUP_FILTERS),
+)
+POLICY_CREATE, POLICY_UPDATE = _bodies("policy", Field("blob", TEXT), Field("type", text(0, 255)))
+
+# ---- the configuration of a domain
+
+DOMAIN_CONFIG = Body(None, raw={"type": "object", "properties": {"config": OBJECT}})
+
+# ---- federation
+
+_URL = text(0, 225, pattern=r"^[a-zA-Z0-9+.-]+:.+")
+_SWITCH = nullable(LOOSE)
+_REMOTE_ID = text(0, 64)
+_PROVIDER = (
+    Field("enabled", _SWITCH, optional=True, convert=truth),
+    Field("description", DESCRIPTION, optional=True),
+    Field("authorization_ttl", nullable({"type": "integer", "minimum": 0}), optional=True),
+    Field("remote_ids", nullable(array(_REMOTE_ID, uniqueItems=True)), optional=True),
+)
+IDENTITY_PROVIDER_CREATE = Body("identity_provider", *_PROVIDER, Field("domain_id", nullable(ID), optional=True))
+IDENTITY_PROVIDER_UPDATE = Body("identity_provider", *_PROVIDER, verb="put", at_least_one=True)
+_MAPPING_ID = text(1, 64)
+PROTOCOL_CREATE = Body(
+    "protocol", Field("mapping_id", _MAPPING_ID), Field("remote_id_attribute", nullable(_REMOTE_ID), optional=True)
+)
+PROTOCOL_UPDATE = Body(
+    "protocol", Field("mapping_id", _MAPPING_ID), Field("remote_id_attribute", _REMOTE_ID, optional=True)
+)
+_SERVICE_PROVIDER = (
+    Field("auth_url", _URL),
+    Field("sp_url", _URL),
+    Field("description", DESCRIPTION, optional=True),
+    Field("enabled", _SWITCH, optional=True, convert=truth),
+    Field("relay_state_prefix", nullable(TEXT), optional=True),
+)
+SERVICE_PROVIDER_CREATE = Body("service_provider", *_SERVICE_PROVIDER)
+SERVICE_PROVIDER_UPDATE = Body("service_provider", *_SERVICE_PROVIDER, verb="put", at_least_one=True)
+MAPPING = Body(None, raw={"type": "object", "required": ["mapping"], "properties": {"mapping": OBJECT}})
+
 # ---- authentication
 
 _REFERENCE = {

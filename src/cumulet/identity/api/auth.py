@@ -35,10 +35,13 @@ async def _entries(request: Request, project_id: str | None, user_id: str | None
 
 
 async def _document(request: Request, seen: Seen) -> dict[str, Any]:
-    if not seen.claims.scope or _asked(request, "nocatalog") is not None:
-        return {"token": seen.document}
-    caller = seen.verified.context
-    return {"token": {**seen.document, "catalog": await _entries(request, caller.project_id, caller.user_id)}}
+    document = dict(seen.document)
+    if trusted := await identity_of(request).catalogue.service_providers():
+        document["service_providers"] = trusted
+    if seen.claims.scope and _asked(request, "nocatalog") is None:
+        caller = seen.verified.context
+        document["catalog"] = await _entries(request, caller.project_id, caller.user_id)
+    return {"token": document}
 
 
 async def issue_token(request: Request) -> Answer:

@@ -58,7 +58,7 @@ async def delete_service(request: Request) -> None:
 # ---- endpoints
 
 
-def _endpoint_view(request: Request, row: Row) -> dict[str, Any]:
+def endpoint_view(request: Request, row: Row) -> dict[str, Any]:
     """The endpoint with the address that this client used in place of our own base; other places stay."""
     base = request.context.base
     front = front_base(base, request.base.removeprefix(base), identity_of(request).front_port)
@@ -68,11 +68,11 @@ def _endpoint_view(request: Request, row: Row) -> dict[str, Any]:
 async def list_endpoints(request: Request) -> dict[str, Any]:
     page = page_of(request, {"service_id": "service_id", "interface": "interface", "region_id": "region_id"})
     found = await catalogue.list_endpoints(identity_of(request).database, page)
-    return collection(request, "endpoints", found, lambda row: _endpoint_view(request, row))
+    return collection(request, "endpoints", found, lambda row: endpoint_view(request, row))
 
 
 def _endpoint(request: Request, row: Row) -> dict[str, Any]:
-    return {"endpoint": member(request, "endpoints", _endpoint_view(request, row))}
+    return {"endpoint": member(request, "endpoints", endpoint_view(request, row))}
 
 
 async def show_endpoint(request: Request) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
+from cumulet.identity.api import home
 from cumulet.kernel.http import Answer, Request, Route
 
 
@@ -18,14 +21,25 @@ def _version(request: Request) -> dict[str, Any]:
     }
 
 
+def _home(request: Request, prefix: str = "") -> Answer | None:
+    """The JSON Home document, for who asks for it."""
+    if not home.wanted(request.headers.get("accept", "")):
+        return None
+    from cumulet.identity import api  # the whole table, of which this module is a part
+
+    return Answer(orjson.dumps(home.document(api.ROUTES, prefix)), content_type=home.MEDIA_TYPE)
+
+
 async def list_versions(request: Request) -> Answer:
+    if (found := _home(request, "/v3")) is not None:
+        return found
     return Answer(
         {"versions": {"values": [_version(request)]}}, status=300, headers={"Location": f"{request.base}/v3/"}
     )
 
 
-async def show_version(request: Request) -> dict[str, Any]:
-    return {"version": _version(request)}
+async def show_version(request: Request) -> Answer:
+    return _home(request) or Answer({"version": _version(request)})
 
 
 ROUTES = [

@@ -10,15 +10,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from sqlalchemy import select
 
+from cumulet.identity.config import IdentitySettings
 from cumulet.identity.errors import expecting, taken
 from cumulet.identity.logic.feed import Feed
 from cumulet.identity.logic.listing import Page, fetch, one, split
-from cumulet.identity.models import ENDPOINTS, REGIONS, SERVICES
+from cumulet.identity.models import (
+    ENDPOINT_GROUPS,
+    ENDPOINTS,
+    POLICY_ASSOCIATIONS,
+    PROJECT_ENDPOINT_GROUPS,
+    PROJECT_ENDPOINTS,
+    REGIONS,
+    SERVICE_PROVIDERS,
+    SERVICES,
+)
 from cumulet.kernel import ids
 from cumulet.kernel.db import Database, Duplicate, Row, Transaction
 from cumulet.kernel.errors import Forbidden, Invalid
@@ -60,21 +71,48 @@ def render(template: str, values: Mapping[str, str | None]) -> str | None:
     return None if gone else url
 
 
+def chosen(endpoints: list[Row], filters: Mapping[str, Any]) -> list[Row]:
+    """The endpoints that an endpoint group with these filters has."""
+    return [row for row in endpoints if all(row[name] == value for name, value in filters.items())]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """Everything that catalogues are made of, as it was at one number of the feed."""
+
+    services: list[tuple[Row, list[Row]]] = field(default_factory=list)
+    """The enabled services, each with its enabled endpoints."""
+    of_projects: dict[str, set[str]] = field(default_factory=dict)
+    """The ids of the endpoints of each project that any are associated with, disabled ones included."""
+    trusted: list[Row] = field(default_factory=list)
+    """The enabled service providers."""
+
+
 class Catalogue:
     """The enabled endpoints, kept in memory for as long as nothing changes."""
 
-    def __init__(self, database: Database, feed: Feed) -> None:
+    def __init__(self, database: Database, feed: Feed, settings: IdentitySettings) -> None:
         self._database, self._feed = database, feed
+        self._whole = settings.whole_catalogue_without_filter
         self._at = -1
-        self._services: list[tuple[Row, list[Row]]] = []
+        self._loaded = _Loaded()
 
     async def entries(self, base: str, *, project_id: str | None, user_id: str | None) -> list[dict[str, Any]]:
-        """The published catalogue for one caller at one address; endpoints that need a project are only for those."""
+        """The published catalogue for one caller at one address; endpoints that need a project are only for those.
+
+        A project with associated endpoints has those alone, and of the services those that have one.
+        """
         values = {"base": base, "project_id": project_id, "tenant_id": project_id, "user_id": user_id}
+        loaded = await self._load()
+        own = loaded.of_projects.get(project_id or "")
+        if not own and not self._whole:
+            return []
         catalogue = []
-        for service, endpoints in await self._load():
+        for service, endpoints in loaded.services:
             shown = []
             for endpoint in endpoints:
+                if own and endpoint["id"] not in own:
+                    continue
                 url = render(endpoint["url"], values)
                 if url is not None:
                     region = endpoint["region_id"]
@@ -87,27 +125,49 @@ class Catalogue:
                             "region": region,
                         }
                     )
-            catalogue.append(
-                {"endpoints": shown, "id": service["id"], "type": service["type"], "name": service["name"]}
-            )
+            if shown or not own:
+                catalogue.append(
+                    {"endpoints": shown, "id": service["id"], "type": service["type"], "name": service["name"]}
+                )
         return catalogue
 
-    async def _load(self) -> list[tuple[Row, list[Row]]]:
+    async def service_providers(self) -> list[dict[str, Any]]:
+        """The enabled service providers, as every token tells of them."""
+        return (await self._load()).trusted
+
+    async def _load(self) -> _Loaded:
         sequence = await self._feed.sequence()
         if sequence == self._at:
-            return self._services
+            return self._loaded
         services = await self._database.all(
             select(SERVICES).where(SERVICES.c.enabled.is_(True)).order_by(SERVICES.c.type, SERVICES.c.id)
         )
-        endpoints = await self._database.all(
-            select(ENDPOINTS).where(ENDPOINTS.c.enabled.is_(True)).order_by(ENDPOINTS.c.interface, ENDPOINTS.c.id)
-        )
+        endpoints = await self._database.all(select(ENDPOINTS).order_by(ENDPOINTS.c.interface, ENDPOINTS.c.id))
         loaded: dict[str, tuple[Row, list[Row]]] = {service["id"]: (service, []) for service in services}
         for endpoint in endpoints:
-            if endpoint["service_id"] in loaded:
+            if endpoint["enabled"] and endpoint["service_id"] in loaded:
                 loaded[endpoint["service_id"]][1].append(endpoint)
-        self._services, self._at = list(loaded.values()), sequence
-        return self._services
+        table = SERVICE_PROVIDERS.c
+        trusted = select(table.auth_url, table.id, table.sp_url).where(table.enabled.is_(True)).order_by(table.id)
+        of_projects = await self._of_projects(endpoints)
+        self._loaded = _Loaded(list(loaded.values()), of_projects, await self._database.all(trusted))
+        self._at = sequence
+        return self._loaded
+
+    async def _of_projects(self, endpoints: list[Row]) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for row in await self._database.all(select(PROJECT_ENDPOINTS)):
+            found.setdefault(row["project_id"], set()).add(row["endpoint_id"])
+        groups = await self._database.all(select(ENDPOINT_GROUPS))
+        members = {group["id"]: {row["id"] for row in chosen(endpoints, group["filters"])} for group in groups}
+        for row in await self._database.all(select(PROJECT_ENDPOINT_GROUPS)):
+            found.setdefault(row["project_id"], set()).update(members[row["endpoint_group_id"]])
+        return found
+
+
+async def _forget_policies(tx: Transaction, places: Any) -> None:
+    """What goes away has no policy any more."""
+    await tx.run(POLICY_ASSOCIATIONS.delete().where(places))
 
 
 # ---- services
@@ -151,6 +211,9 @@ async def delete_service(database: Database, feed: Feed, service_id: str) -> Non
 
     async def body(tx: Transaction) -> None:
         await show_service(tx, service_id)
+        await _forget_policies(tx, POLICY_ASSOCIATIONS.c.service_id == service_id)
+        endpoints = select(ENDPOINTS.c.id).where(ENDPOINTS.c.service_id == service_id)
+        await _forget_policies(tx, POLICY_ASSOCIATIONS.c.endpoint_id.in_(endpoints))
         await tx.run(SERVICES.delete().where(SERVICES.c.id == service_id))
         await feed.changed(tx)
 
@@ -229,6 +292,7 @@ async def update_endpoint(database: Database, feed: Feed, endpoint_id: str, sent
 async def delete_endpoint(database: Database, feed: Feed, endpoint_id: str) -> None:
     async def body(tx: Transaction) -> None:
         await show_endpoint(tx, endpoint_id)
+        await _forget_policies(tx, POLICY_ASSOCIATIONS.c.endpoint_id == endpoint_id)
         await tx.run(ENDPOINTS.delete().where(ENDPOINTS.c.id == endpoint_id))
         await feed.changed(tx)
 
@@ -301,6 +365,7 @@ async def delete_region(database: Database, region_id: str) -> None:
             raise Forbidden(
                 f"Unable to delete region {region_id} because it or its child regions have associated endpoints."
             )
+        await _forget_policies(tx, POLICY_ASSOCIATIONS.c.region_id.in_(tree))
         await tx.run(REGIONS.delete().where(REGIONS.c.id.in_(tree)))
 
     await database.run(body)

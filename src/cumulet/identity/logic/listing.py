@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Boolean, Select, Table, and_, func, or_, select
+from sqlalchemy import Boolean, FromClause, Select, and_, func, or_, select
 
 from cumulet.identity.errors import missing
 from cumulet.kernel.db import Database, Row, Transaction
@@ -39,7 +39,7 @@ class Page:
     descending: bool = False
 
 
-def _condition(table: Table, wish: Filter) -> Any:
+def _condition(table: FromClause, wish: Filter) -> Any:
     column: Any = table.c[wish.column]
     if wish.comparator == "equals" and wish.case_sensitive:
         return column.is_(wish.value) if isinstance(column.type, Boolean) else column == wish.value
@@ -58,7 +58,7 @@ def _condition(table: Table, wish: Filter) -> Any:
 
 
 async def fetch(
-    database: Database, statement: Select[Any], table: Table, page: Page, *, key: str = "id"
+    database: Database, statement: Select[Any], table: FromClause, page: Page, *, key: str = "id"
 ) -> tuple[list[Row], bool]:
     """The rows of the page, and whether more follow. Raises NotFound for an unknown marker."""
     for wish in page.filters:
@@ -80,7 +80,7 @@ async def fetch(
     return rows[: page.limit], len(rows) > page.limit
 
 
-async def one(reader: Database | Transaction, table: Table, id: str, noun: str) -> Row:
+async def one(reader: Database | Transaction, table: FromClause, id: str, noun: str) -> Row:
     """The row with that id; raises NotFound in the published wording."""
     row = await reader.first(select(table).where(table.c.id == id))
     if row is None:

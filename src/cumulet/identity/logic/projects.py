@@ -15,6 +15,7 @@ from sqlalchemy import Select, exists, or_, select
 from cumulet.identity.config import IdentitySettings
 from cumulet.identity.errors import missing, taken
 from cumulet.identity.logic.feed import Feed
+from cumulet.identity.logic.limits import DEPTH, forget_limits
 from cumulet.identity.logic.listing import Page, fetch, one, split
 from cumulet.identity.logic.roles import merge_options, refuse_immutable
 from cumulet.identity.logic.users import require_domain
@@ -152,7 +153,8 @@ async def _check_place(tx: Transaction, settings: IdentitySettings, row: Row) ->
     for one_above in branch:
         if not one_above["enabled"]:
             raise Invalid(f"cannot create a project in a branch containing a disabled project: {one_above['id']}")
-    if len(branch) > settings.project_tree_depth:
+    deepest = DEPTH[settings.enforcement_model]
+    if len(branch) > settings.project_tree_depth or (deepest is not None and len(branch) >= deepest):
         raise Forbidden(f"Max hierarchy depth reached for {parent['id']} branch.")
 
 
@@ -253,6 +255,7 @@ async def _forget(tx: Transaction, target_type: str, project_id: str) -> None:
     """Delete the row and what is assigned on it."""
     table = ASSIGNMENTS.c
     await tx.run(ASSIGNMENTS.delete().where(table.target_type == target_type, table.target_id == project_id))
+    await forget_limits(tx, project_id)
     await tx.run(PROJECTS.delete().where(PROJECTS.c.id == project_id))
 
 
