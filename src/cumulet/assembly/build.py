@@ -26,7 +26,9 @@ from cumulet.kernel import trace
 from cumulet.kernel.bus import Bus, MemoryBus
 from cumulet.kernel.db import Database
 from cumulet.kernel.db.schema import ensure_schema
+from cumulet.kernel.http import Api
 from cumulet.kernel.loops import Loop
+from cumulet.kernel.policyfiles import PolicyConfig, PolicyFiles
 from cumulet.kernel.registry import Parts, Runnable, Service, Transport
 from cumulet.kernel.secrets import Seal, SecretFile
 from cumulet.kernel.settings import Settings
@@ -223,6 +225,11 @@ async def build(
             tasks += role.tasks
     if "insight" in services or not packages:
         tasks.append(_events_loop(buffer, bus))
+    played = [role for service in services.values() for role in service.roles]
+    policies = {role.app.name: role.app.policy for role in played if isinstance(role.app, Api)}
+    files = PolicyFiles(settings.section("policy", PolicyConfig), data, policies)
+    files.load()
+    tasks.append(files.loop)
     settings.check_all_asked()
     return Cloud(data, parts, services, bus, front, tasks, databases, buffer)
 

@@ -12,10 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Final
 
 from cumulet.kernel.context import Context
 from cumulet.kernel.errors import Forbidden
+
+
+class PolicyError(ValueError):
+    """An operator's rule is wrong; the text names it."""
+
 
 Target = Mapping[str, Any]
 Check = Callable[[Mapping[str, Any], Target], bool]
@@ -44,6 +50,38 @@ class Policy:
     def __post_init__(self) -> None:
         self._rules = {rule.name: rule for rule in self.rules}
         self._checks: dict[str, Check] = {}
+        if self.overrides:
+            self.override(self.overrides)
+
+    def override(self, texts: Mapping[str, str]) -> None:
+        """Lay an operator's rules over the defaults, in place of any laid before: all of them, or none.
+
+        Raises PolicyError for a text that is no rule, a reference to a rule that
+        is not there, a rule that leads to itself, and a name that is neither
+        published nor referred to by another rule of the operator's.
+        """
+        references: dict[str, list[str]] = {}
+        for name, text in texts.items():
+            referred = references.setdefault(name, [])
+            try:
+                compile_check(text, lambda other, referred=referred: referred.append(other) or _never)  # type: ignore[misc]
+            except (ValueError, re.error) as error:
+                raise PolicyError(f"{name}: {error}") from None
+        used = {other for referred in references.values() for other in referred}
+        for name, referred in references.items():
+            if name not in self._rules and name not in used:
+                raise PolicyError(f"{name}: no such rule{self._meant(name)}")
+            for other in referred:
+                if other not in self._rules and other not in texts:
+                    raise PolicyError(f"{name}: it refers to {other}, and there is no such rule{self._meant(other)}")
+        merged = {rule.name: rule.check for rule in self.rules} | dict(texts)
+        for name in texts:
+            _follow(name, merged, ())
+        self.overrides, self._checks = dict(texts), {}
+
+    def _meant(self, name: str) -> str:
+        close = get_close_matches(name, self._rules, n=1)
+        return f"; did you mean {close[0]}?" if close else ""
 
     def names(self) -> set[str]:
         return set(self._rules)
@@ -66,14 +104,28 @@ class Policy:
 
     def _check(self, name: str) -> Check:
         if name not in self._checks:
-            text = self.overrides.get(name, self._rules[name].check)
+            text = self.overrides[name] if name in self.overrides else self._rules[name].check
             self._checks[name] = compile_check(text, self._check_named)
         return self._checks[name]
 
     def _check_named(self, name: str) -> Check:
-        if name in self._rules:
+        if name in self._rules or name in self.overrides:
             return lambda creds, target: self._check(name)(creds, target)
-        return lambda creds, target: False
+        return _never
+
+
+def _never(creds: Mapping[str, Any], target: Target) -> bool:
+    return False
+
+
+def _follow(name: str, texts: Mapping[str, str], way: tuple[str, ...]) -> None:
+    """Raise PolicyError when a rule leads back to itself."""
+    if name in way:
+        raise PolicyError(f"{name}: it leads to itself: {' → '.join((*way[way.index(name) :], name))}")
+    referred: list[str] = []
+    compile_check(texts.get(name, "!"), lambda other: referred.append(other) or _never)  # type: ignore[func-returns-value]
+    for other in referred:
+        _follow(other, texts, (*way, name))
 
 
 def compile_check(text: str, named: Callable[[str], Check]) -> Check:
