@@ -98,10 +98,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def _is_whole(config: pytest.Config) -> bool:
     """Whether this run has all tests but those of real machines."""
-    option = config.option
-    chosen = (
-        option.keyword or option.lf or option.failedfirst or option.collectonly or "not machine" not in option.markexpr
-    )
+    told = vars(config.option)
+    narrowed = ("keyword", "lf", "failedfirst", "collectonly", "deselect", "ignore")
+    chosen = any(told.get(name) for name in narrowed) or "not machine" not in told["markexpr"]
     return not chosen and config.args_source == pytest.Config.ArgsSource.TESTPATHS
 
 
