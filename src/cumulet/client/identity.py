@@ -19,6 +19,7 @@ from cumulet.client.session import ServiceSession
 from cumulet.kernel import clock, ids
 from cumulet.kernel.context import Context
 from cumulet.kernel.errors import Unauthorized, Unavailable
+from cumulet.kernel.http.access import AccessRule
 from cumulet.kernel.http.api import Verified
 
 _SIZE = 10_000
@@ -62,7 +63,8 @@ class TokenAuthenticator:
 
     async def _ask(self, token: str, allow_expired: bool) -> Verified:
         path = "/v3/auth/tokens?nocatalog" + ("&allow_expired=1" if allow_expired else "")
-        reply = await self._session.send("identity", "GET", path, headers={"x-subject-token": token}, as_service=True)
+        headers = {"x-subject-token": token, "openstack-identity-access-rules": "1.0"}
+        reply = await self._session.send("identity", "GET", path, headers=headers, as_service=True)
         data = await reply.read()
         if reply.status in (401, 404):
             raise Unauthorized
@@ -103,7 +105,12 @@ def read_token(token: dict[str, Any]) -> Verified:
         audit_id=(token.get("audit_ids") or [None])[0],
         trust_id=(token.get("OS-TRUST:trust") or {}).get("id"),
     )
-    return Verified(context=scope, expires_at=clock.parse_iso(token["expires_at"]))
+    rules = (token.get("application_credential") or {}).get("access_rules")
+    return Verified(
+        context=scope,
+        expires_at=clock.parse_iso(token["expires_at"]),
+        access_rules=None if rules is None else msgspec.convert(rules, list[AccessRule]),
+    )
 
 
 class Project(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from cumulet.kernel.errors import Conflict, Fault, Forbidden, Invalid, NotFound,
 from cumulet.kernel.http.api import FaultRequest
 from cumulet.kernel.http.body import Violation
 
-_SECRET = re.compile(r"(password|secret|token)(/id)?$")
+_SECRET = re.compile(r"(password|secret|token|passcode|blob)(/id)?$")
 
 _MALFORMED = (
     "The server could not comply with the request since it is either malformed or otherwise incorrect."
@@ -22,6 +22,10 @@ _MALFORMED = (
 
 class AuthenticationFailed(Unauthorized):
     """An authentication that says more than that it failed; ``details['identity']`` goes into the body."""
+
+
+class AuthenticationTold(Unauthorized):
+    """A failure that its user must be told about: the password was right, or the account is locked."""
 
 
 def missing(noun: str, id: object) -> NotFound:
@@ -69,6 +73,6 @@ class IdentityDialect:
             headers["WWW-Authenticate"] = f'Keystone uri="{request.base}{self._mount}/v3"'
             if isinstance(fault, AuthenticationFailed):
                 error["identity"] = fault.details.get("identity", {})
-            else:  # why an authentication failed is never told
+            elif not isinstance(fault, AuthenticationTold):  # why an authentication failed is never told otherwise
                 error["message"] = (Unauthorized.__doc__ or "").strip()
         return fault.status, headers, orjson.dumps({"error": error})

@@ -257,6 +257,7 @@ _REFERENCE = {
 }
 _IN_DOMAIN = {**_REFERENCE, "properties": {"id": TEXT, "name": TEXT, "domain": _REFERENCE}}
 _LOGIN = {**_REFERENCE, "properties": {"id": TEXT, "name": TEXT, "domain": _REFERENCE, "password": TEXT}}
+_PASSCODE = {**_REFERENCE, "properties": {"id": TEXT, "name": TEXT, "domain": _REFERENCE, "passcode": TEXT}}
 _SECRET = {
     "type": "object",
     "properties": {"id": TEXT, "name": TEXT, "secret": TEXT, "user": _IN_DOMAIN},
@@ -279,11 +280,17 @@ AUTH = Body(
                             "password": {"type": "object", "properties": {"user": _LOGIN}},
                             "token": {"type": "object", "required": ["id"], "properties": {"id": TEXT}},
                             "application_credential": _SECRET,
+                            "totp": {"type": "object", "properties": {"user": _PASSCODE}},
                         },
                     },
                     "scope": {
                         "type": ["object", "string"],
-                        "properties": {"project": _IN_DOMAIN, "domain": _REFERENCE, "system": OBJECT},
+                        "properties": {
+                            "project": _IN_DOMAIN,
+                            "domain": _REFERENCE,
+                            "system": OBJECT,
+                            "OS-TRUST:trust": {"type": "object", "properties": {"id": TEXT}},
+                        },
                     },
                 },
             }

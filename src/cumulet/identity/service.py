@@ -48,7 +48,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         [tuple(row) for row in parts.options.get("catalogue", ())],
         front_port=parts.options.get("front_port"),
     )
-    built = [Role("identity-api", make_api(identity, parts.host), [identity.purge_loop()])]
+    built = [Role("identity-api", make_api(identity, parts.host), [identity.purge_loop(), identity.inactivity_loop()])]
 
     async def first(facts: dict[str, Any]) -> dict[str, Any]:
         return await bootstrap(

@@ -57,6 +57,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         authenticator=parts.authenticator,
         component="insight",
         host=parts.host,
+        types=("cumulet",),
     )
     tasks: list[Runnable] = [
         Receiver(insight, parts.bus, parts.host),

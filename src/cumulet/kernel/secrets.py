@@ -31,7 +31,21 @@ class SecretFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._values: dict[str, str] = orjson.loads(path.read_bytes()) if path.exists() else {}
+        self._stamp = 0
+        self._values: dict[str, str] = {}
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Take up what another process wrote; returns whether the file is another one than before."""
+        try:
+            stamp = self._path.stat().st_mtime_ns
+            if stamp == self._stamp:
+                return False
+            self._values = orjson.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return False
+        self._stamp = stamp
+        return True
 
     def get(self, name: str, octets: int = 32) -> str:
         """The secret of that name; a new one with ``octets`` bytes of entropy is written before it is returned."""
@@ -40,6 +54,7 @@ class SecretFile:
         return self._values[name]
 
     def put(self, name: str, value: str) -> None:
+        self.refresh()
         self._values[name] = value
         temporary = self._path.with_suffix(".new")
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -47,6 +62,7 @@ class SecretFile:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._path)
+        self._stamp = self._path.stat().st_mtime_ns
 
     def known(self, name: str) -> bool:
         return name in self._values

@@ -8,6 +8,7 @@ from typing import Any
 
 from cumulet.client.image import ImageClient
 from cumulet.client.session import ServiceSession
+from cumulet.kernel import halts
 from cumulet.kernel.pools import Pool
 from cumulet.kernel.registry import Parts, Role, Service
 from cumulet.volume.config import VolumeConfig
@@ -98,6 +99,7 @@ async def _control(
             flow=Flow("volume.token.validate"),
             extra_headers=lambda request_id: {"X-Compute-Request-Id": request_id},
             trailing_slash=False,
+            types=("block-storage", "volumev3", "volume"),
         )
         built.append(Role("volume-api", app=app))
     if "volume-scheduler" in roles:
@@ -129,7 +131,7 @@ def _agent(parts: Parts, config: VolumeConfig, session: ServiceSession, pool: Po
     )
     agent = VolumeAgent(
         parts.bus,
-        backend,
+        halts.around(backend, "backend", "connect", "disconnect", "ensure_volume", "ensure_absent"),
         host=parts.host,
         name=kind,
         config=config,

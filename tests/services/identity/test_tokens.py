@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from cumulet.identity.logic import Identity, assignments, claims, projects, roles, users
+from cumulet.identity.logic import Identity, assignments, claims, keyring, own_password, projects, roles, users
 from cumulet.identity.logic.assignments import Grant
 from cumulet.identity.logic.tokens import Tokens
 from cumulet.identity.models import ASSIGNMENTS, CHANGES, PROJECTS, USERS
@@ -46,8 +46,14 @@ async def _domain(identity: Identity, rows: dict[str, Row], **sent: Any) -> None
 
 
 async def _own_password(identity: Identity, rows: dict[str, Row]) -> None:
-    await users.change_password(
-        identity.database, identity.feed, identity.passwords, rows["user"]["id"], "pw", "another"
+    await own_password.change_password(
+        identity.database,
+        identity.feed,
+        identity.passwords,
+        identity.methods,
+        rows["user"]["id"],
+        {"original_password": "pw", "password": "another"},
+        "",
     )
 
 
@@ -223,12 +229,12 @@ def test_keys_rotate_under_living_tokens(tmp_path: Path) -> None:
     secrets = SecretFile(tmp_path / "s.json")
     made = claims.Claims(1, 1, b"=u", "", b"", 1, 2, 3, b"a" * 16, b"")
     token = claims.Sealer(secrets).seal(made)
-    for _ in range(claims.KEPT - 1):
-        claims.rotate(secrets)
+    for _ in range(keyring.KEPT - 1):
+        keyring.rotate(secrets)
         sealer = claims.Sealer(SecretFile(tmp_path / "s.json"))
         assert sealer.open(token) == made
         assert sealer.open(sealer.seal(made)) == made
-    claims.rotate(secrets)
+    keyring.rotate(secrets)
     assert claims.Sealer(secrets).open(token) is None
 
 

@@ -10,13 +10,15 @@ from cumulet.identity.api import views
 from cumulet.identity.api.answers import collection, identity_of, page_of, target, url
 from cumulet.identity.logic import assignments, projects
 from cumulet.identity.logic.catalogue import front_base
+from cumulet.identity.logic.methods import Asked
+from cumulet.identity.logic.receipts import MoreNeeded
 from cumulet.identity.logic.tokens import Seen
 from cumulet.identity.schemas import AUTH, listing
 from cumulet.kernel.errors import Forbidden, NotFound
 from cumulet.kernel.http import Answer, Request, Route
 from cumulet.kernel.policy import Target
 
-_ACCESS_RULES = "openstack-identity-access-rules"
+_ACCESS_RULES, _RECEIPT = "openstack-identity-access-rules", "openstack-auth-receipt"
 
 
 def _asked(request: Request, name: str) -> str | None:
@@ -45,7 +47,17 @@ async def _document(request: Request, seen: Seen) -> dict[str, Any]:
 
 
 async def issue_token(request: Request) -> Answer:
-    token, seen = await identity_of(request).authentication.authenticate(request.body["auth"])
+    asked = Asked(
+        address=request.remote,
+        receipt=request.headers.get(_RECEIPT),
+        authorization=request.headers.get("authorization", ""),
+        url=request.url,
+        query=request.query_text,
+    )
+    try:
+        token, seen = await identity_of(request).authentication.authenticate(request.body["auth"], asked)
+    except MoreNeeded as more:
+        return Answer(more.document, status=401, headers={_RECEIPT: more.receipt})
     return Answer(await _document(request, seen), headers={"X-Subject-Token": token})
 
 
@@ -56,10 +68,18 @@ async def subject(request: Request) -> Target:
         raise NotFound("No token in the request")
     expired = (_asked(request, "allow_expired") or "").lower() in ("1", "true", "t", "yes", "y", "on")
     seen = await identity_of(request).tokens.read(token, allow_expired=expired)
-    if seen.restricted_to_rules and not request.headers.get(_ACCESS_RULES):
+    if seen.verified.access_rules is not None and not _knows_rules(request.headers.get(_ACCESS_RULES)):
         raise NotFound("Failed to validate token")  # who asks could not keep to the rules
     request.found = seen
     return target(token={"user_id": seen.claims.user_id, "user": seen.document["user"]})
+
+
+def _knows_rules(version: str | None) -> bool:
+    """Whether who asks says that it keeps to access rules (from version 1.0 on)."""
+    try:
+        return version is not None and float(version) >= 1.0
+    except ValueError:
+        return False
 
 
 async def show_token(request: Request) -> Answer:
@@ -68,7 +88,13 @@ async def show_token(request: Request) -> Answer:
 
 
 async def revoke_token(request: Request) -> None:
-    await identity_of(request).tokens.revoke(request.headers["x-subject-token"])
+    cascade = (_asked(request, "cascade") or "true").lower() not in ("0", "false", "f", "no", "n", "off")
+    await identity_of(request).tokens.revoke(request.headers["x-subject-token"], cascade=cascade)
+
+
+async def list_revoked(request: Request) -> None:
+    """Tokens of this form can't be listed; what is left of the path is a refusal."""
+    raise Forbidden
 
 
 async def _reachable(request: Request) -> tuple[list[str], list[str], bool]:
@@ -110,6 +136,7 @@ ROUTES = [
     Route("GET /auth/tokens", show_token, policy="identity:validate_token", target=subject),
     Route("HEAD /auth/tokens", show_token, policy="identity:check_token", target=subject),
     Route("DELETE /auth/tokens", revoke_token, policy="identity:revoke_token", target=subject, ok=204),
+    Route("GET /auth/tokens/OS-PKI/revoked", list_revoked, policy="identity:revocation_list"),
     Route("GET /auth/projects", list_projects, policy="identity:get_auth_projects", query=listing()),
     Route("GET /auth/domains", list_domains, policy="identity:get_auth_domains", query=listing()),
     Route("GET /auth/system", list_system, policy="identity:get_auth_system"),

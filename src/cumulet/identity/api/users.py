@@ -17,7 +17,7 @@ from cumulet.identity.api.answers import (
     sent,
     target,
 )
-from cumulet.identity.logic import assignments, projects, users
+from cumulet.identity.logic import assignments, own_password, projects, users
 from cumulet.identity.schemas import PASSWORD_CHANGE, USER_CREATE, USER_UPDATE, listing
 from cumulet.kernel.db import Row
 from cumulet.kernel.errors import NotFound
@@ -77,15 +77,15 @@ async def delete_user(request: Request) -> None:
 
 
 async def change_password(request: Request) -> None:
-    identity, body = identity_of(request), request.body
-    await users.change_password(
-        identity.database,
-        identity.feed,
-        identity.passwords,
-        request.params["user_id"],
-        body["original_password"],
-        body["password"],
+    identity, user_id = identity_of(request), request.params["user_id"]
+    await own_password.change_password(
+        identity.database, identity.feed, identity.passwords, identity.methods, user_id, request.body, request.remote
     )
+
+
+async def revoke_tokens(request: Request) -> None:
+    identity = identity_of(request)
+    await users.revoke_tokens(identity.database, identity.feed, request.params["user_id"])
 
 
 async def list_groups(request: Request) -> dict[str, Any]:
@@ -112,6 +112,10 @@ ROUTES = [
         "PATCH /users/{user_id}", update_user, policy="identity:update_user", target=user_target, body=USER_UPDATE
     ),
     Route("DELETE /users/{user_id}", delete_user, policy="identity:delete_user", target=user_target, ok=204),
+    Route(
+        "DELETE /users/{user_id}/tokens", revoke_tokens, policy="identity:revoke_tokens_for_user", target=user_target,
+        ok=204,
+    ),
     Route("POST /users/{user_id}/password", change_password, public=True, body=PASSWORD_CHANGE, ok=204),
     Route(
         "GET /users/{user_id}/groups", list_groups, policy="identity:list_groups_for_user", target=user_target,

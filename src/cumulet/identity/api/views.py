@@ -12,6 +12,8 @@ from cumulet.kernel.db import Row
 def user(row: Row) -> dict[str, Any]:
     shown = {**row["extra"], "id": row["id"], "name": row["name"], "domain_id": row["domain_id"]}
     shown |= {"enabled": row["enabled"], "password_expires_at": None, "options": row["options"]}
+    if row.get("password_expires_at") is not None:
+        shown["password_expires_at"] = clock.iso_micro(row["password_expires_at"])
     if row["default_project_id"] is not None:
         shown["default_project_id"] = row["default_project_id"]
     return shown

@@ -13,15 +13,15 @@ import re
 
 import msgspec
 
-from cumulet.kernel import clock
+from cumulet.identity.logic.keyring import TOKENS, Keyring
 from cumulet.kernel.secrets import SecretFile
 
-METHODS = ("password", "token", "application_credential")
+METHODS = ("password", "token", "application_credential", "totp", "oauth1", "ec2credential", "mapped")
+"""Their order is part of every token: new ones go to the end."""
+PRIMARY = frozenset({"password", "token", "totp", "mapped"})
+"""Methods by which a user proves who he is; a token of any other was made with something he handed out."""
 LONGEST = 1024
 """Characters of the longest text that is looked at as a token."""
-KEYS = "identity:token-keys"
-KEPT = 3
-"""Keys that stay readable: a token outlives two rotations."""
 _HEX = re.compile(r"^[0-9a-f]{32}$")
 
 
@@ -44,6 +44,10 @@ class Claims(msgspec.Struct, array_like=True, frozen=True):
     """The audit id of the first token of the chain, or empty."""
     credential: bytes = b""
     """The application credential, or empty."""
+    trust: bytes = b""
+    """The trust that the (trustee's) token is for, or empty."""
+    access: bytes = b""
+    """The OAuth1 access token, or empty."""
 
     @property
     def user_id(self) -> str:
@@ -56,6 +60,19 @@ class Claims(msgspec.Struct, array_like=True, frozen=True):
     @property
     def credential_id(self) -> str | None:
         return unpack(self.credential) or None
+
+    @property
+    def trust_id(self) -> str | None:
+        return unpack(self.trust) or None
+
+    @property
+    def access_id(self) -> str | None:
+        return unpack(self.access) or None
+
+    @property
+    def delegated(self) -> bool:
+        """Whether the token was made with something that its user handed out, and not by the user's own proof."""
+        return not self.methods or not PRIMARY.issuperset(self.method_names)
 
     @property
     def method_names(self) -> list[str]:
@@ -91,31 +108,23 @@ def new_audit() -> bytes:
 
 
 class Sealer:
-    """Turns claims into tokens and back; the newest key seals, all kept keys open."""
+    """Turns claims into tokens and back."""
 
     def __init__(self, secrets: SecretFile) -> None:
-        from cryptography.fernet import Fernet, MultiFernet
-
-        keys = secrets.get(KEYS).split(",")
-        self._fernet = MultiFernet([Fernet(key + "=") for key in keys])
+        self._keys = Keyring(secrets, TOKENS)
 
     def seal(self, claims: Claims) -> str:
-        return self._fernet.encrypt_at_time(msgspec.msgpack.encode(claims), int(clock.now())).decode().rstrip("=")
+        return self._keys.seal(msgspec.msgpack.encode(claims))
 
     def open(self, token: str) -> Claims | None:
         """The claims, or None for anything that we did not make."""
-        from cryptography.fernet import InvalidToken
-
         if len(token) > LONGEST or not token.isascii():
             return None
+        sealed = self._keys.open(token)
+        if sealed is None:
+            return None
         try:
-            claims = msgspec.msgpack.decode(self._fernet.decrypt(token + "=" * (-len(token) % 4)), type=Claims)
-        except (InvalidToken, msgspec.DecodeError):
+            claims = msgspec.msgpack.decode(sealed, type=Claims)
+        except msgspec.DecodeError:
             return None
         return claims if claims.version == 1 else None
-
-
-def rotate(secrets: SecretFile) -> None:
-    """Put a new key in front; processes take it up at their next start."""
-    kept = secrets.get(KEYS).split(",")[: KEPT - 1]
-    secrets.put(KEYS, ",".join([base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("="), *kept]))

@@ -13,10 +13,11 @@ from sqlalchemy import select
 from cumulet.identity.errors import missing, taken
 from cumulet.identity.logic.feed import Feed
 from cumulet.identity.logic.listing import Page, fetch, one
+from cumulet.identity.logic.moments import expiry
 from cumulet.identity.logic.passwords import Passwords
 from cumulet.identity.logic.roles import RoleGraph
 from cumulet.identity.models import ACCESS_RULES, APPLICATION_CREDENTIALS
-from cumulet.kernel import clock, ids
+from cumulet.kernel import ids
 from cumulet.kernel.db import Database, Duplicate, Row, Transaction
 from cumulet.kernel.errors import Forbidden, Invalid, NotFound
 
@@ -81,14 +82,15 @@ async def create_credential(
         "name": sent["name"],
         "secret_hash": hashed,
         "description": sent.get("description"),
-        "expires_at": _expiry(sent.get("expires_at")),
+        "expires_at": expiry(sent.get("expires_at")),
         "unrestricted": sent.get("unrestricted"),
         "role_ids": role_ids,
     }
 
     async def body(tx: Transaction) -> Row:
         rules = sent.get("access_rules")
-        rule_ids = None if rules is None else [await _rule(tx, user_id, rule) for rule in rules]
+        # the usual client sends an empty list where its user said nothing
+        rule_ids = None if not rules else [await _rule(tx, user_id, rule) for rule in rules]
         made = {**row, "access_rule_ids": rule_ids}
         await tx.insert(APPLICATION_CREDENTIALS, made)
         return await _with_rules(tx, made)
@@ -97,24 +99,6 @@ async def create_credential(
         return await database.run(body), secret
     except Duplicate:
         raise taken("application_credential", f"Duplicate entry found with name {row['name']}") from None
-
-
-def _expiry(sent: str | None) -> float | None:
-    if sent is None:
-        return None
-    try:
-        moment = clock.parse_iso(sent)
-    except ValueError:
-        raise Invalid(
-            "Timestamp not in expected format. The server could not comply with the request since it is either"
-            " malformed or otherwise incorrect. The client is assumed to be in error."
-        ) from None
-    if moment <= clock.now():
-        raise Invalid(
-            "The 'expires_at' must not be before now. The server could not comply with the request since it is either"
-            " malformed or otherwise incorrect. The client is assumed to be in error."
-        )
-    return moment
 
 
 async def _rule(tx: Transaction, user_id: str, sent: dict[str, str]) -> str:

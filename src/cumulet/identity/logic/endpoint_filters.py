@@ -53,7 +53,8 @@ async def update_group(database: Database, feed: Feed, group_id: str, sent: dict
     values = {name: sent[name] for name in ("name", "description", "filters") if name in sent}
 
     async def body(tx: Transaction) -> Row:
-        new = {**await show_group(tx, group_id), **values}
+        row = await show_group(tx, group_id)
+        new = {**row, **values}
         await tx.run(ENDPOINT_GROUPS.update().where(ENDPOINT_GROUPS.c.id == group_id).values(new))
         await feed.changed(tx)
         return new

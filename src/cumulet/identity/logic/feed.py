@@ -42,6 +42,7 @@ class Feed:
         *,
         void: bool = False,
         audit_id: str | None = None,
+        audit_chain_id: str | None = None,
         user_id: str | None = None,
         project_id: str | None = None,
         domain_id: str | None = None,
@@ -59,6 +60,7 @@ class Feed:
         values = {
             "sequence": row["sequence"],
             "audit_id": audit_id,
+            "audit_chain_id": audit_chain_id,
             "user_id": user_id,
             "project_id": project_id,
             "domain_id": domain_id,
@@ -79,6 +81,11 @@ class Feed:
         if len(rows) == PAGE:
             sequence = rows[-1]["sequence"]
         return sequence, rows
+
+    async def voided(self, since: float | None) -> list[Row]:
+        """The changes that made tokens void (after the time ``since``), oldest first."""
+        statement = select(CHANGES).where(CHANGES.c.issued_before > 0).order_by(CHANGES.c.sequence)
+        return await self._database.all(statement if since is None else statement.where(CHANGES.c.made_at > since))
 
     async def wait(self, after: int, seconds: float) -> int:
         """Wait until the newest number is another than ``after``, at most ``seconds``; returns it."""

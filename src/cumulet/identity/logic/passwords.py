@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from cumulet.identity.config import IdentitySettings
+from cumulet.identity.logic import hashes
 from cumulet.kernel.pools import Pool
 
 LONGEST = 4096
@@ -21,7 +22,9 @@ class Passwords:
     """Makes and checks password hashes; one thread per core, so a flood of logins delays logins only."""
 
     def __init__(self, settings: IdentitySettings, *, threads: int | None = None) -> None:
+        self.settings = settings
         self._strong = (settings.hash_memory_kib, settings.hash_passes)
+        self._ours = tuple(f"$argon2id$v=19$m={m},t={t},p=1$" for m, t in (self._strong, _GENERATED))
         self._pool = Pool("hash", (os.cpu_count() or 1) if threads is None else threads)
         self._nobody: str | None = None
 
@@ -38,6 +41,10 @@ class Passwords:
             await self._pool.run(_matches, password, self._nobody)
             return False
         return await self._pool.run(_matches, password, known)
+
+    def outdated(self, known: str) -> bool:
+        """Whether the hash is another maker's or made with other parameters than those of now."""
+        return not known.startswith(self._ours)
 
     def close(self) -> None:
         self._pool.close()
@@ -57,6 +64,8 @@ def _matches(password: str, known: str) -> bool:
 
     if len(password) > LONGEST:
         password = ""  # no such password was ever taken
+    if not known.startswith("$argon2"):
+        return hashes.matches(password, known)
     try:
         Argon2id.verify_phc_encoded(password.encode(), known)
     except InvalidKey:

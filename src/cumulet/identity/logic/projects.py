@@ -14,6 +14,7 @@ from sqlalchemy import Select, exists, or_, select
 
 from cumulet.identity.config import IdentitySettings
 from cumulet.identity.errors import missing, taken
+from cumulet.identity.logic import sealed_credentials
 from cumulet.identity.logic.feed import Feed
 from cumulet.identity.logic.limits import DEPTH, forget_limits
 from cumulet.identity.logic.listing import Page, fetch, one, split
@@ -242,6 +243,8 @@ async def _delete_domain(tx: Transaction, feed: Feed, row: Row) -> None:
         inside = select(table.c.id).where(table.c.domain_id == domain_id)
         of_them = (ASSIGNMENTS.c.actor_type == actor) & ASSIGNMENTS.c.actor_id.in_(inside)
         await tx.run(ASSIGNMENTS.delete().where(of_them))
+        if actor == "user":
+            await sealed_credentials.forget(tx, users=inside)
         await tx.run(table.delete().where(table.c.domain_id == domain_id))
     await tx.run(ROLES.delete().where(ROLES.c.domain_id == domain_id))
     for project in await tx.all(select(PROJECTS.c.id).where(PROJECTS.c.domain_id == domain_id)):
@@ -256,6 +259,7 @@ async def _forget(tx: Transaction, target_type: str, project_id: str) -> None:
     table = ASSIGNMENTS.c
     await tx.run(ASSIGNMENTS.delete().where(table.target_type == target_type, table.target_id == project_id))
     await forget_limits(tx, project_id)
+    await sealed_credentials.forget(tx, project_id=project_id)
     await tx.run(PROJECTS.delete().where(PROJECTS.c.id == project_id))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import select
 
 from cumulet.identity.errors import missing, taken
+from cumulet.identity.logic import compliance, sealed_credentials
 from cumulet.identity.logic.feed import Feed
 from cumulet.identity.logic.listing import Page, fetch, one, split
 from cumulet.identity.logic.passwords import Passwords
@@ -15,11 +16,12 @@ from cumulet.identity.logic.roles import merge_options
 from cumulet.identity.models import ASSIGNMENTS, GROUPS, MEMBERSHIPS, PROJECTS, USERS
 from cumulet.kernel import clock, ids
 from cumulet.kernel.db import Database, Duplicate, Row, Transaction
-from cumulet.kernel.errors import Invalid, NotFound, Unauthorized
+from cumulet.kernel.errors import Invalid, NotFound
 
 Reader = Database | Transaction
 USER = ("name", "domain_id", "enabled", "default_project_id", "password", "options")
 GROUP = ("name", "domain_id", "description")
+_NO_PASSWORD: dict[str, Any] = {"password_changed_at": None, "password_expires_at": None, "password_own": None}
 
 
 async def list_users(database: Database, page: Page, *, group_id: str | None = None) -> tuple[list[Row], bool]:
@@ -40,6 +42,8 @@ async def create_user(database: Database, passwords: Passwords, sent: dict[str, 
     """Create a user; ``sent["domain_id"]`` must be set. The password is hashed before anything is written."""
     values, extra = split(sent, USER)
     password = values.get("password")
+    compliance.require_strength(passwords.settings, password)
+    options = merge_options({}, values.get("options"))
     row = {
         "id": ids.new_hex(),
         "domain_id": values["domain_id"],
@@ -47,7 +51,8 @@ async def create_user(database: Database, passwords: Passwords, sent: dict[str, 
         "enabled": values.get("enabled", True),
         "default_project_id": values.get("default_project_id"),
         "password_hash": await passwords.hash(password) if password is not None else None,
-        "options": merge_options({}, values.get("options")),
+        "options": options,
+        **(compliance.fresh(passwords.settings, options, own=False) if password is not None else _NO_PASSWORD),
         "extra": extra,
         "voided": 0,
         "created_at": clock.now(),
@@ -71,8 +76,11 @@ async def update_user(database: Database, feed: Feed, passwords: Passwords, user
     hashed: str | None = None
     if "password" in values:
         password = values.pop("password")
+        compliance.require_strength(passwords.settings, password)
         hashed = await passwords.hash(password) if password is not None else None
         values["password_hash"] = hashed
+    if values.get("enabled"):
+        values |= {"failures": 0, "failed_at": None, "last_active_at": clock.now()}
 
     async def body(tx: Transaction) -> Row:
         row = await show_user(tx, user_id)
@@ -81,6 +89,10 @@ async def update_user(database: Database, feed: Feed, passwords: Passwords, user
         await _check_default_project(tx, values.get("default_project_id"))
         new = {**row, **values, "extra": {**row["extra"], **extra}}
         new["options"] = merge_options(row["options"], values.get("options"))
+        if new["password_hash"] != row["password_hash"]:
+            fresh = compliance.fresh(passwords.settings, new["options"], own=False)
+            new |= fresh if hashed is not None else _NO_PASSWORD
+            await compliance.remember(tx, passwords.settings, row)
         void = new["password_hash"] != row["password_hash"] or (row["enabled"] and not new["enabled"])
         sequence = await feed.changed(tx, void=void, user_id=user_id)
         if void:
@@ -94,35 +106,23 @@ async def update_user(database: Database, feed: Feed, passwords: Passwords, user
         raise _taken("user", values["name"]) from None
 
 
-async def change_password(
-    database: Database, feed: Feed, passwords: Passwords, user_id: str, original: str, new: str
-) -> None:
-    """A user changes its own password; raises Unauthorized unless ``original`` is right."""
-    row = await database.first(select(USERS).where(USERS.c.id == user_id))
-    matches = await passwords.matches(original, row["password_hash"] if row is not None else None)
-    if row is None or not matches or not row["enabled"]:
-        raise Unauthorized
-    if row["options"].get("lock_password"):
-        raise Invalid(
-            "You cannot change your password at this time due to password policy disallowing password changes."
-            " Please contact your administrator to reset your password."
-        )
-    hashed = await passwords.hash(new)
+async def revoke_tokens(database: Database, feed: Feed, user_id: str) -> None:
+    """Make all tokens of a user void."""
 
     async def body(tx: Transaction) -> None:
+        await show_user(tx, user_id)
         sequence = await feed.changed(tx, void=True, user_id=user_id)
-        same = (USERS.c.id == user_id) & (USERS.c.password_hash == row["password_hash"])
-        if not await tx.run(USERS.update().where(same).values(password_hash=hashed, voided=sequence)):
-            raise Unauthorized  # another change came first: the original is not right any more
+        await tx.run(USERS.update().where(USERS.c.id == user_id).values(voided=sequence))
 
     await database.run(body)
 
 
 async def delete_user(database: Database, feed: Feed, user_id: str) -> None:
-    """Delete a user with its memberships, roles and application credentials."""
+    """Delete a user with its memberships, roles, trusts and credentials of all kinds."""
 
     async def body(tx: Transaction) -> None:
         await show_user(tx, user_id)
+        await sealed_credentials.forget(tx, users=[user_id])
         await _forget_actor(tx, "user", user_id)
         await tx.run(USERS.delete().where(USERS.c.id == user_id))
         await feed.changed(tx, void=True, user_id=user_id)

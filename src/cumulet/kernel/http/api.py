@@ -31,6 +31,7 @@ from cumulet.kernel.errors import (
     Unauthorized,
     UnsupportedMedia,
 )
+from cumulet.kernel.http.access import AccessRule, permits
 from cumulet.kernel.http.request import Answer, Incoming, Request, Watch
 from cumulet.kernel.http.route import Route
 from cumulet.kernel.http.versions import Version, Versions, within
@@ -48,6 +49,8 @@ class Verified(msgspec.Struct, frozen=True):
     context: Context
     expires_at: float
     cached: bool = False
+    access_rules: list[AccessRule] | None = None
+    """The only operations that the token is good for; None: all."""
 
 
 class Authenticator(Protocol):
@@ -121,6 +124,7 @@ class Api:
         extra_headers: Callable[[str], dict[str, str]] | None = None,
         json_only: bool = False,
         trailing_slash: bool = True,
+        types: tuple[str, ...] = (),
     ) -> None:
         self.name, self.routes = name, [*routes, Route("GET /openapi.json", self._openapi, public=True)]
         self._document: dict[str, Any] | None = None
@@ -128,6 +132,7 @@ class Api:
         self.versions, self.component, self.host = versions, component, host
         self.strip_project, self.flow, self.max_body, self.extra_headers = strip_project, flow, max_body, extra_headers
         self.json_only = json_only
+        self.types = types or (name,)
         self._app = falcon.asgi.App()
         self._app.req_options.strip_url_path_trailing_slash = trailing_slash
         self._app.resp_options.default_media_type = None  # type: ignore[assignment]  # no body, no type
@@ -150,6 +155,7 @@ class Api:
                 head, _, rest = path[len(self.strip_project) + 1 :].partition("/")
                 if _HEX.match(head):
                     scope = {**scope, "path": f"{self.strip_project}/{rest}", "cumulet.project": head}
+                    scope["cumulet.path"] = path
         await self._app(scope, receive, send)
 
     # ---- the pipeline
@@ -192,7 +198,7 @@ class Api:
             fault.headers["Allow"] = ", ".join(sorted(methods))
             raise fault
         if not all(row.public for row in rows):
-            caller = await self._authenticate(headers, caller)
+            caller = await self._authenticate(headers, caller, req.scope)
             context.use(caller)
             named = req.scope.get("cumulet.project")
             if named is not None and caller.project_id is not None and named != caller.project_id:
@@ -234,7 +240,7 @@ class Api:
             request.body = row.body.lift(sent, version, allows)
         return row, request
 
-    async def _authenticate(self, headers: dict[str, str], caller: Context) -> Context:
+    async def _authenticate(self, headers: dict[str, str], caller: Context, scope: Any) -> Context:
         token = headers.get("x-auth-token")
         if not token:
             raise Unauthorized
@@ -243,6 +249,11 @@ class Api:
         if service_token := headers.get("x-service-token"):
             service_roles = (await self.authenticator.verify(service_token)).context.roles
         verified = await self.authenticator.verify(token, allow_expired="service" in service_roles)
+        rules = verified.access_rules
+        if rules is not None and "service" not in service_roles:  # a service's own request is not the user's
+            path = scope.get("cumulet.path", scope["path"])
+            if not permits(rules, self.types, scope["method"], scope.get("root_path", ""), path):
+                raise Unauthorized
         caller = msgspec.structs.replace(
             verified.context,
             request_id=caller.request_id,
