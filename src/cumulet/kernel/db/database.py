@@ -9,6 +9,7 @@ body that awaits anything but `tx` is an error at once; on PostgreSQL
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
@@ -70,6 +71,12 @@ class Database(Protocol):
 
     async def first(self, statement: Any, params: Mapping[str, Any] | None = None) -> Row | None:
         """Read the first row by an index."""
+
+    def hold(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Be the only one of all processes on this database that holds ``name``; waits for it.
+
+        Whoever dies has given it back. Raises Unavailable.
+        """
 
     async def schema_version(self) -> str | None:
         """The migration that the schema stands at; None for an empty database."""

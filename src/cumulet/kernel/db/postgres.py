@@ -6,7 +6,8 @@ A serialisation failure or deadlock runs the body again; the caller never sees i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from cumulet.kernel import clock, ids
@@ -78,13 +79,43 @@ class PostgresDatabase:
                 dsn,
                 min_size=1,
                 max_size=connections,
-                server_settings={"search_path": schema, "application_name": f"cumulet-{schema}"},
+                timeout=10,
+                reset=_leave_clean,
+                server_settings={
+                    "search_path": schema,
+                    "application_name": f"cumulet-{schema}",
+                    # what a host that lost its power held is free within seconds
+                    "tcp_keepalives_idle": "5",
+                    "tcp_keepalives_interval": "2",
+                    "tcp_keepalives_count": "3",
+                },
             )
-            async with pool.acquire() as connection:
-                await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
-        except (OSError, asyncpg.PostgresError) as error:
-            raise Unavailable(f"The database can't be reached: {error}") from None
-        return cls(pool, schema)
+        except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise Unavailable(f"The database can't be reached: {_said(error)}") from None
+        database = cls(pool, schema)
+        async with database.hold("schema"):
+            await pool.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+        return database
+
+    @asynccontextmanager
+    async def hold(self, name: str) -> AsyncIterator[None]:
+        key = f"cumulet:{self._schema}:{name}"
+        try:
+            connection = await self._pool.acquire()
+        except _lost() as error:
+            raise Unavailable(f"The database can't be reached: {_said(error)}") from None
+        try:
+            try:
+                await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", key)
+            except _lost() as error:
+                raise Unavailable(f"The database can't be reached: {_said(error)}") from None
+            yield
+            await connection.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", key)
+        except BaseException:
+            connection.terminate()  # which gives the lock back
+            raise
+        finally:
+            await self._pool.release(connection)
 
     async def run(self, body: Body[T], *, durable: bool = True) -> T:
         import asyncpg
@@ -94,8 +125,8 @@ class PostgresDatabase:
                 return await self._once(body, durable)
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 await clock.sleep(ids.choose(0, 0.002 * 2 ** min(attempt, 6)))
-            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.DiskFullError) as error:
-                raise Unavailable(f"The database can't take the change: {error}") from None
+            except _lost() as error:
+                raise Unavailable(f"The database can't take the change: {_said(error)}") from None
         raise Unavailable("The database is too busy; try again.")
 
     async def _once(self, body: Body[T], durable: bool) -> T:
@@ -114,13 +145,11 @@ class PostgresDatabase:
         return result
 
     async def all(self, statement: Any, params: Mapping[str, Any] | None = None, *, point: bool = False) -> list[Row]:
-        import asyncpg
-
         prepared, sql, values = self._compiler.prepare(statement, params or {})
         try:
             records = await self._pool.fetch(sql, *values)
-        except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
-            raise Unavailable(f"The database can't be reached: {error}") from None
+        except _lost() as error:
+            raise Unavailable(f"The database can't be reached: {_said(error)}") from None
         return prepared.rows([tuple(record) for record in records])
 
     async def first(self, statement: Any, params: Mapping[str, Any] | None = None) -> Row | None:
@@ -133,12 +162,33 @@ class PostgresDatabase:
 
     async def execute_ddl(self, statements: list[str]) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
-            # two starters never race: the second waits and finds the work done
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", self._schema)
-            if await connection.fetchval("SELECT to_regclass($1)", f"{self._schema}.alembic_version"):
-                return
             for statement in statements:
                 await connection.execute(statement)
 
     async def close(self) -> None:
         await self._pool.close()
+
+
+async def _leave_clean(connection: Any) -> None:
+    """Nothing is left to do: the driver ends an open transaction first, and locks were given back.
+
+    Its own reset would cost every statement a second round trip.
+    """
+
+
+def _lost() -> tuple[type[Exception], ...]:
+    """What the driver raises when the server is away, ends, or has no room."""
+    import asyncpg
+
+    return (
+        OSError,
+        TimeoutError,
+        asyncpg.InterfaceError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.OperatorInterventionError,
+        asyncpg.InsufficientResourcesError,
+    )
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__

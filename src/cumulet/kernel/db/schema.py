@@ -42,6 +42,11 @@ def versions_of(folder: Path) -> list[str]:
 
 async def ensure_schema(database: Database, metadata: MetaData, migrations: Path | None) -> None:
     """Make the database current; raises SchemaTooNew."""
+    async with database.hold("schema"):  # of two starters the second waits and finds the work done
+        await _ensure(database, metadata, migrations)
+
+
+async def _ensure(database: Database, metadata: MetaData, migrations: Path | None) -> None:
     known = versions_of(migrations) if migrations is not None else []
     head = known[-1] if known else "0001"
     current = await database.schema_version()

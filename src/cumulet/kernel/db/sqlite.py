@@ -13,8 +13,9 @@ import contextvars
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,6 +96,7 @@ class SqliteDatabase:
         self._thread: threading.Thread | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._readers = readers
+        self._held: dict[str, asyncio.Lock] = {}
         if not inline:
             self._thread = threading.Thread(target=self._write_forever, name="sqlite-writer", daemon=True)
             self._thread.start()
@@ -249,6 +251,12 @@ class SqliteDatabase:
         return prepared.rows(connection.execute(sql, values).fetchall())
 
     # ---- schema
+
+    @asynccontextmanager
+    async def hold(self, name: str) -> AsyncIterator[None]:
+        """A file belongs to one process, so only its own tasks are kept apart."""
+        async with self._held.setdefault(name, asyncio.Lock()):
+            yield
 
     async def schema_version(self) -> str | None:
         found = self._reader.execute("SELECT name FROM sqlite_master WHERE name='alembic_version'").fetchone()
