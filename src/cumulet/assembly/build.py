@@ -31,7 +31,7 @@ from cumulet.kernel.loops import Loop
 from cumulet.kernel.policyfiles import PolicyConfig, PolicyFiles
 from cumulet.kernel.registry import Parts, Runnable, Service, Transport
 from cumulet.kernel.secrets import Seal, SecretFile
-from cumulet.kernel.settings import Settings
+from cumulet.kernel.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 
@@ -227,7 +227,10 @@ async def build(
         tasks.append(_events_loop(buffer, bus))
     played = [role for service in services.values() for role in service.roles]
     policies = {role.app.name: role.app.policy for role in played if isinstance(role.app, Api)}
-    files = PolicyFiles(settings.section("policy", PolicyConfig), data, policies)
+    policy = settings.section("policy", PolicyConfig)
+    for name in set(policy.files) - {entry.package for entry in SERVICES}:
+        raise SettingsError(f"[policy] files: {name}: no such service")
+    files = PolicyFiles(policy, data, policies)
     files.load()
     tasks.append(files.loop)
     settings.check_all_asked()
