@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stays true of images: no lost upload keeps an image busy, no import is forgotten, no file is an orphan."""
+"""What stays true of images: no lost upload keeps one busy, nothing in a store is an orphan, old records go."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 from sqlalchemy import or_, select
 
 from cumulet.image.logic import Image
-from cumulet.image.logic.data import restore, run_imports
-from cumulet.image.models import images
+from cumulet.image.logic import cache as cache_logic
+from cumulet.image.logic.data import key_of, restore
+from cumulet.image.models import images, locations, sagas, tasks
 from cumulet.image.states import DELETED, SAVING, UPLOADING
 from cumulet.kernel import clock
 from cumulet.kernel.db import Transaction
@@ -17,9 +21,6 @@ from cumulet.kernel.loops import Loop
 def make(image: Image) -> list[Loop]:
     """The reconcilers of the image service; they find the service's pokes by name."""
 
-    async def imports() -> None:
-        await run_imports(image)
-
     async def uploads() -> None:
         await drop_lost_uploads(image)
 
@@ -27,10 +28,15 @@ def make(image: Image) -> list[Loop]:
         await drop_orphans(image)
         await purge(image)
 
+    async def cache() -> None:
+        await cache_logic.fetch_queued(image)
+        await cache_logic.prune(image)
+        await cache_logic.drop_orphans(image)
+
     image.loops = {
-        "imports": Loop("image imports", 30.0, imports),
         "uploads": Loop("image uploads", 20.0, uploads),
         "orphans": Loop("image orphans", 300.0, orphans),
+        "cache": Loop("image cache", 300.0, cache),
     }
     return list(image.loops.values())
 
@@ -48,32 +54,42 @@ async def drop_lost_uploads(image: Image) -> None:
 
 
 async def drop_orphans(image: Image) -> None:
-    """Delete objects that no image holds and no upload in work writes.
+    """Delete objects that no image holds and that nothing in work writes.
 
-    The keys are listed first: an upload is recorded before its first byte is
-    written, so what is listed and not recorded belongs to nobody.
+    The keys are listed first: an upload, or a saga's keys, are recorded before the
+    first byte is written, so what is listed and not recorded belongs to nobody.
     """
-    for store, column in ((image.store, images.c.data_key), (image.staging, images.c.staged_key)):
-        keys = await store.list()
-        if not keys:
-            continue
-        known = select(column.label("key"), images.c.upload_id).where(
-            images.c.status != DELETED, or_(column.is_not(None), images.c.upload_id.is_not(None))
-        )
-        held = set()
-        for row in await image.database.all(known):
-            held |= {row["key"], f"data-{row['upload_id']}"}
+    listed: list[tuple[Any, list[str]]] = [(image.staging, await image.staging.list())]
+    listed += [(place.store, await place.store.list()) for place in image.stores.values() if not place.read_only]
+    if not any(keys for _, keys in listed):
+        return
+    held = set()
+    uploads = select(images.c.staged_key, images.c.upload_id).where(
+        images.c.status != DELETED, or_(images.c.staged_key.is_not(None), images.c.upload_id.is_not(None))
+    )
+    for row in await image.database.all(uploads):
+        held |= {row["staged_key"], key_of(row["upload_id"])}
+    held |= {row["key"] for row in await image.database.all(select(locations.c.key))}
+    for row in await image.database.all(select(sagas.c.params).where(sagas.c.state.in_(["ready", "stuck"]))):
+        told = msgspec.to_builtins(row["params"])
+        held |= {told[name] for name in ("key", "staged_key", "converted_key") if name in told}
+    for store, keys in listed:
         for key in keys:
             if key not in held:
                 await store.delete(key)
 
 
 async def purge(image: Image) -> None:
-    """Forget images that were deleted long ago."""
-    before = clock.now() - image.config.keep_deleted_days * 86_400
-    old = images.delete().where(images.c.status == DELETED, images.c.deleted_at < before)
+    """Forget images that were deleted long ago, tasks that expired and sagas that ended."""
+    now = clock.now()
+    gone = images.delete().where(
+        images.c.status == DELETED, images.c.deleted_at < now - image.config.keep_deleted_days * 86_400
+    )
+    expired = tasks.delete().where(tasks.c.expires_at < now)
 
     async def body(tx: Transaction) -> None:
-        await tx.run(old)
+        await tx.run(gone)
+        await tx.run(expired)
 
     await image.database.run(body, durable=False)
+    await image.engine.journal.purge(now - 7 * 86_400)

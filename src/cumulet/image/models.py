@@ -6,6 +6,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
 from cumulet.kernel.db import Json, Time
+from cumulet.kernel.saga import saga_table
 
 METADATA = MetaData()
 
@@ -28,8 +29,10 @@ images = Table(
     Column("checksum", String(32)),
     Column("os_hash_algo", String(64)),
     Column("os_hash_value", String(128)),
-    Column("data_key", String(80)),  # where the store holds the bytes
-    Column("staged_key", String(80)),  # where the staging area holds them
+    Column("staged_key", String(80)),  # where the staging area holds bytes that wait for their import
+    Column("task_id", String(36)),  # the import or copy in work: one at a time
+    Column("importing", Text),  # stores that it has still to fill, and stores that it could not fill, by commas
+    Column("failed", Text),
     Column("upload_id", String(36)),  # the upload in work, and when its process last said so
     Column("upload_seen_at", Time),
     Column("created_at", Time, nullable=False),
@@ -39,6 +42,16 @@ images = Table(
     Index("ix_images_owner", "owner", "created_at", "id"),
     Index("ix_images_name", "name"),
     Index("ix_images_status", "status"),
+)
+
+locations = Table(
+    "image_locations",
+    METADATA,
+    Column("image_id", String(36), ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("store", String(64), nullable=False),
+    Column("key", Text, nullable=False),  # the store's own name of the bytes
+    Column("details", Json, nullable=False),  # metadata that a client attached
 )
 
 properties = Table(
@@ -81,6 +94,66 @@ tasks = Table(
     Column("input", Json, nullable=False),
     Column("message", Text, nullable=False),
     Column("result", Json),
+    Column("expires_at", Time),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+)
+
+cache = Table(
+    "image_cache",
+    METADATA,
+    Column("image_id", String(36), primary_key=True),
+    Column("key", String(80)),  # where the cache holds the bytes; nothing yet for one that is only queued
+    Column("size", BigInteger, nullable=False),
+    Column("hits", Integer, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("accessed_at", Time, nullable=False),
+)
+
+sagas = saga_table(METADATA)
+
+# ---- metadata definitions
+
+namespaces = Table(
+    "metadef_namespaces",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("namespace", String(80), nullable=False, unique=True),
+    Column("display_name", String(80)),
+    Column("description", Text),
+    Column("visibility", String(25), nullable=False),
+    Column("protected", Boolean, nullable=False),
+    Column("owner", String(255)),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+)
+
+definitions = Table(
+    "metadef_definitions",
+    METADATA,
+    Column("namespace_id", String(36), ForeignKey("metadef_namespaces.id", ondelete="CASCADE"), primary_key=True),
+    Column("kind", String(8), primary_key=True),  # object, property or tag
+    Column("name", String(80), primary_key=True),
+    Column("body", Json, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+)
+
+resource_types = Table(
+    "metadef_resource_types",
+    METADATA,
+    Column("name", String(80), primary_key=True),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+)
+
+associations = Table(
+    "metadef_associations",
+    METADATA,
+    Column("namespace_id", String(36), ForeignKey("metadef_namespaces.id", ondelete="CASCADE"), primary_key=True),
+    Column("resource_type", String(80), ForeignKey("metadef_resource_types.name"), primary_key=True),
+    Column("prefix", String(80)),
+    Column("properties_target", String(80)),
     Column("created_at", Time, nullable=False),
     Column("updated_at", Time, nullable=False),
 )

@@ -66,6 +66,30 @@ IMAGE_PROPERTIES: dict[str, Schema] = {
         "description": "Words attached to the image",
         "items": {"type": "string", "maxLength": 255},
     },
+    "locations": {
+        "type": "array",
+        "description": "Where stores hold the data",
+        "items": {
+            "type": "object",
+            "properties": {
+                "url": {"type": "string", "maxLength": 255},
+                "metadata": {"type": "object"},
+                "validation_data": {
+                    "type": "object",
+                    "description": "What the data's digests are; while the image is queued they are taken over",
+                    "writeOnly": True,
+                    "additionalProperties": False,
+                    "properties": {
+                        "checksum": {"type": "string", "minLength": 32, "maxLength": 32},
+                        "os_hash_algo": {"type": "string", "maxLength": 64},
+                        "os_hash_value": {"type": "string", "maxLength": 128},
+                    },
+                    "required": ["os_hash_algo", "os_hash_value"],
+                },
+            },
+            "required": ["url", "metadata"],
+        },
+    },
     "direct_url": _read_only("string", "Where a store holds the data"),
     "min_ram": {"type": "integer", "description": "MiB of memory that a guest needs"},
     "min_disk": {"type": "integer", "description": "GiB of disk that a guest needs"},
@@ -96,6 +120,24 @@ CHECKED: Schema = {
     "additionalProperties": {"type": "string", "maxLength": 65535},
 }
 CREATE = Body(None, raw=CHECKED)
+
+LOCATION = Body(None, raw={
+    "type": "object",
+    "properties": {
+        "url": {"type": "string"},
+        "validation_data": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "os_hash_algo": {"type": "string", "enum": ["sha1", "sha256", "sha512", "md5"]},
+                "os_hash_value": {"type": "string", "maxLength": 128},
+            },
+            "dependencies": {"os_hash_value": ["os_hash_algo"], "os_hash_algo": ["os_hash_value"]},
+        },
+    },
+    "required": ["url"],
+})  # fmt: skip
+"""A location that is added by the newer way."""
 
 MEMBER_PROPERTIES: dict[str, Schema] = {
     "member_id": {"type": "string", "description": "Project that the image is shared with"},
@@ -136,6 +178,13 @@ TASK_PROPERTIES: dict[str, Schema] = {
     "self": {"readOnly": True, "type": "string"},
     "schema": {"readOnly": True, "type": "string"},
 }
+NEW_TASK = Body(None, raw={
+    "type": "object",
+    "properties": {
+        "type": {"type": "string", "enum": ["import", "api_image_import", "location_import"]},
+        "input": {"type": ["null", "object"]},
+    },
+})  # fmt: skip
 TASK: Schema = {"name": "task", "properties": TASK_PROPERTIES}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from cumulet.client.session import ServiceSession
 from cumulet.image import loops
 from cumulet.image.api import ROUTES
 from cumulet.image.config import ImageConfig
@@ -16,17 +17,24 @@ from cumulet.image.errors import ImageDialect
 from cumulet.image.logic import Image
 from cumulet.image.logic import data as data_logic
 from cumulet.image.logic import images as image_logic
-from cumulet.image.models import METADATA, images
+from cumulet.image.logic.limits import Limits
+from cumulet.image.logic.metadefs import load_published
+from cumulet.image.models import METADATA, images, sagas
 from cumulet.image.policy import RULES
+from cumulet.image.published import published
+from cumulet.image.sagas import ALL
 from cumulet.image.states import ACTIVE, DELETED
+from cumulet.image.store import make_stores
 from cumulet.image.store.file import FileStore
+from cumulet.image.web import Web
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Row
 from cumulet.kernel.http import Api, Flow
 from cumulet.kernel.ids import new_request_id
 from cumulet.kernel.policy import Policy
 from cumulet.kernel.pools import Pool
-from cumulet.kernel.registry import Parts, Role, Service
+from cumulet.kernel.registry import Parts, Role, Runnable, Service
+from cumulet.kernel.saga import SagaEngine
 
 
 async def build(parts: Parts, roles: set[str]) -> Service:
@@ -35,16 +43,26 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     folder = parts.data / "image"
     pool = Pool("image", 4)
     policy = Policy(RULES)
+    session = ServiceSession(parts.transport, "image", parts.secrets.get("service:image"))
+    web = Web(config)
     image = Image(
         database=await parts.open_database("image", METADATA, Path(__file__).parent / "migrations"),
         config=config,
         policy=policy,
-        store=FileStore(folder / "store", pool),
+        stores=make_stores(config, folder, pool, web),
         staging=FileStore(folder / "staging", pool),
+        cached=FileStore(folder / "cache", pool),
         pool=pool,
+        web=web,
+        session=session,
+        limits=Limits(session, config),
     )
-    await image.store.open()
-    await image.staging.open()
+    image.engine = SagaEngine(
+        image.database, sagas, ALL, world=image, seal=parts.seal, component="image-api", host=parts.host,
+        sole=bool(parts.options.get("sole", True)), workers=8,
+    )  # fmt: skip
+    for store in (image.staging, image.cached, *(place.store for place in image.stores.values())):
+        await store.open()
     api = Api(
         "image",
         ROUTES,
@@ -59,22 +77,26 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     )
 
     async def first(facts: dict[str, Any]) -> None:
-        """Register the guest image that this start was given (options ``guest_image``: name, path, disk_format)."""
+        """The published metadata definitions, once; the guest image of this start (options ``guest_image``: name,
+        path, disk_format)."""
+        await load_published(image, published())
         guest = parts.options.get("guest_image")
         if guest:
             await bootstrap(image, owner=(facts.get("projects") or {}).get("admin"), **guest)
 
     async def close() -> None:
+        for place in image.stores.values():
+            await place.store.close()
         pool.close()
 
-    tasks = loops.make(image)
+    tasks: list[Runnable] = [image.engine, *loops.make(image)]
     return Service(
         name="image",
         type="image",
         mount="/image",
         endpoint="",
         port=9292,
-        roles=[Role("image-api", app=api, tasks=list(tasks))],
+        roles=[Role("image-api", app=api, tasks=tasks)],
         close=close,
         bootstrap=first,
     )

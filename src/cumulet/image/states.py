@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of an image, as one table.
 
-`import` goes from staged data to active; `restore` is what a broken upload or
-import ends in, so that it can be tried again.
+`import` goes from staged data, or none, to active; `locate` is active at once,
+since the data is there; `restore` and `unlocate` are what a broken upload,
+import or check of a location ends in, so that it can be tried again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ IMAGE = Life(
     {
         "upload": Action(frozenset({QUEUED}), SAVING, ACTIVE),
         "stage": Action(frozenset({QUEUED}), UPLOADING, UPLOADING),
-        "import": Action(frozenset({UPLOADING}), IMPORTING, ACTIVE),
+        "import": Action(frozenset({QUEUED, UPLOADING}), IMPORTING, ACTIVE),
+        "locate": Action(frozenset({QUEUED}), None, ACTIVE),
+        "unlocate": Action(frozenset({IMPORTING, ACTIVE, DEACTIVATED}), None, QUEUED),
         "restore": Action(frozenset({SAVING, UPLOADING, IMPORTING}), None, QUEUED),
         "deactivate": Action(frozenset({ACTIVE}), None, DEACTIVATED),
         "reactivate": Action(frozenset({DEACTIVATED}), None, ACTIVE),

@@ -6,8 +6,8 @@ Source: the Image API reference (v2).
 
 from __future__ import annotations
 
-from cumulet.image.api import data, discovery, images, members
-from cumulet.image.schemas import CREATE
+from cumulet.image.api import cache, data, discovery, images, locations, members, metadefs, tasks
+from cumulet.image.schemas import CREATE, LOCATION
 from cumulet.kernel.http.body import Body
 from cumulet.kernel.http.route import Route
 
@@ -30,10 +30,13 @@ ROUTES = [
     Route(f"GET {_IMAGE}/file", data.download, policy="download_image", late=True, target=images.target),
     Route(f"PUT {_IMAGE}/stage", data.stage, policy="modify_image", target=images.target, raw=True, ok=204),
     Route(
-        f"POST {_IMAGE}/import", data.import_image, policy="modify_image", target=images.target,
+        f"POST {_IMAGE}/import", data.import_image, policy="modify_image", late=True, target=images.target,
         body=Body(None, raw={"type": "object"}), ok=202,
     ),
-    Route(f"GET {_IMAGE}/tasks", data.tasks_of_image, policy="get_image", target=images.target),
+    Route(f"GET {_IMAGE}/tasks", tasks.of_image, policy="get_image", target=images.target),
+    Route(f"POST {_IMAGE}/locations", locations.add, policy="add_image_location", target=images.target,
+          body=LOCATION, ok=202),
+    Route(f"GET {_IMAGE}/locations", locations.index, policy="fetch_image_location", target=images.target),
     Route("DELETE /v2/stores/{store_id}/{image_id}", data.drop_from_store,
           policy="delete_image_location", target=images.target, ok=204),
     Route(f"POST {_IMAGE}/members", members.create, policy="add_member", target=images.target,
@@ -44,11 +47,21 @@ ROUTES = [
           body=Body(None, raw={"type": "object"})),
     Route(f"DELETE {_IMAGE}/members/{{member_id}}", members.delete, policy="delete_member", target=images.target,
           ok=204),
-    Route("GET /v2/tasks", data.tasks, policy="tasks_api_access"),
-    Route("GET /v2/tasks/{task_id}", data.task, policy="tasks_api_access"),
+    Route("POST /v2/tasks", tasks.create, policy="tasks_api_access", body=Body(None, raw={"type": "object"}), ok=201),
+    Route("GET /v2/tasks", tasks.index, policy="tasks_api_access"),
+    Route("GET /v2/tasks/{task_id}", tasks.show, policy="tasks_api_access"),
+    Route("DELETE /v2/tasks/{task_id}", tasks.delete, policy="tasks_api_access"),
+    Route("GET /v2/cache", cache.index, policy="cache_list"),
+    Route("DELETE /v2/cache", cache.clear, policy="cache_delete", ok=204),
+    Route("POST /v2/cache/clean", cache.clean, policy="cache_clean"),
+    Route("POST /v2/cache/prune", cache.prune, policy="cache_prune"),
+    Route("PUT /v2/cache/{image_id}", cache.queue, policy="cache_image", target=cache.target, ok=202),
+    Route("DELETE /v2/cache/{image_id}", cache.delete, policy="cache_delete", target=cache.target, ok=204),
+    Route("GET /v2/cache/nodes/{image_id}", cache.nodes, policy="list_cached_nodes"),
     Route("GET /v2/schemas/{name}", discovery.schema, policy="default"),
     Route("GET /v2/info/import", discovery.import_methods, policy="default"),
     Route("GET /v2/info/stores", discovery.stores, policy="default"),
     Route("GET /v2/info/stores/detail", discovery.stores_detail, policy="stores_info_detail"),
     Route("GET /v2/info/usage", discovery.usage, policy="default"),
+    *metadefs.ROUTES,
 ]  # fmt: skip

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from cumulet.image.logic import STORE_ID, Image
+from cumulet.image.logic import Image
 from cumulet.image.logic import images as logic
 from cumulet.image.schemas import PUBLISHED
 from cumulet.kernel.errors import NotFound
 from cumulet.kernel.http import Request
 
 NEWEST = 18
-IMPORT_METHODS = ["glance-direct"]
 
 
 async def versions(request: Request) -> dict[str, Any]:
@@ -34,26 +33,43 @@ async def schema(request: Request) -> dict[str, Any]:
 
 
 async def import_methods(request: Request) -> dict[str, Any]:
-    return {"import-methods": {"description": "Import methods available.", "type": "array", "value": IMPORT_METHODS}}
+    image: Image = request.service
+    offered = {"description": "Import methods available.", "type": "array", "value": image.config.import_methods}
+    return {"import-methods": offered}
 
 
 async def stores(request: Request) -> dict[str, Any]:
-    return {"stores": [{"id": STORE_ID, "description": "Files of this cloud", "default": "true"}]}
+    image: Image = request.service
+    shown = []
+    for place in image.stores.values():
+        store = {"id": place.id}
+        if place.description:
+            store["description"] = place.description
+        if place is image.default:
+            store["default"] = "true"
+        if place.read_only:
+            store["read-only"] = "true"
+        shown.append(store)
+    return {"stores": shown}
+
+
+_KINDS = {"file": "file", "object": "s3", "web": "http"}
+"""Our kinds of stores → what clients call them."""
 
 
 async def stores_detail(request: Request) -> dict[str, Any]:
-    (store,) = (await stores(request))["stores"]
-    return {"stores": [{**store, "type": "file", "weight": 0, "properties": {"chunk_size": 1024 * 1024}}]}
+    image: Image = request.service
+    shown = (await stores(request))["stores"]
+    for store in shown:
+        place = image.stores[store["id"]]
+        store |= {"type": _KINDS[place.kind], "properties": place.properties, "weight": place.weight}
+    return {"stores": shown}
 
 
 async def usage(request: Request) -> dict[str, Any]:
     """What the caller's project uses of each limit."""
     image: Image = request.service
-    used = await logic.usage(image.database, request.context.project_id or "")
-    limits = {
-        "image_size_total": image.config.total_mib_quota,
-        "image_stage_total": -1,
-        "image_count_total": image.config.count_quota,
-        "image_count_uploading": -1,
-    }
+    project = request.context.project_id
+    limits = await image.limits.of(project)
+    used = await logic.usage(image.database, project or "")
     return {"usage": {name: {"usage": used[name], "limit": limit} for name, limit in limits.items()}}

@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl, urlencode
 
 import orjson
 
-from cumulet.image.api.discovery import IMPORT_METHODS
-from cumulet.image.logic import STORE_ID, Image
+from cumulet.image.api import locations
+from cumulet.image.logic import Image
 from cumulet.image.logic import images as logic
 from cumulet.image.logic.lists import SORT_KEYS, list_images
 from cumulet.image.schemas import CHECKED, CREATE, NEVER_SENT, READ_ONLY, RESERVED, RESERVED_PREFIX, SETTABLE
@@ -24,6 +24,12 @@ _SHOWN = (
     "name", "disk_format", "container_format", "visibility", "size", "virtual_size", "status", "checksum",
     "protected", "min_ram", "min_disk", "owner", "os_hidden", "os_hash_algo", "os_hash_value", "id",
 )  # fmt: skip
+_WORK = {
+    "os_glance_import_task": "task_id",
+    "os_glance_importing_to_stores": "importing",
+    "os_glance_failed_import": "failed",
+}
+"""How the document tells of an import in work → the record's column."""
 PATCH_TYPES = {
     "application/openstack-images-v2.0-json-patch": 4,
     "application/openstack-images-v2.1-json-patch": 10,
@@ -33,7 +39,7 @@ _PATCH_LIMIT = 1024 * 1024
 _PARTIAL = Body(None, raw=CHECKED)
 
 
-def view(row: Row) -> dict[str, Any]:
+def view(image: Image, row: Row) -> dict[str, Any]:
     """The published document of an image."""
     path = f"/v2/images/{row['id']}"
     document = {**row["properties"], **{name: row[name] for name in _SHOWN}}
@@ -45,8 +51,16 @@ def view(row: Row) -> dict[str, Any]:
         "file": f"{path}/file",
         "schema": "/v2/schemas/image",
     }
-    if row["data_key"]:
-        document["stores"] = STORE_ID
+    for name, column in _WORK.items():
+        if row[column] is not None:
+            document[name] = row[column]
+    held = logic.best_first(image, row)
+    if image.config.show_locations:
+        document["locations"] = [locations.view(image, one) for one in row["locations"]]
+        if held:
+            document["direct_url"] = locations.url_of(image, held[0])
+    if held:
+        document["stores"] = ",".join(dict.fromkeys(one["store"] for one in held))
     return document
 
 
@@ -76,11 +90,11 @@ async def create(request: Request) -> Answer:
     for name in body:
         if name in NEVER_SENT or (name in READ_ONLY and name != "id"):
             raise Forbidden(f"Attribute '{name}' is read-only.")
-        if name == "locations":
-            raise Forbidden("It's not allowed to update locations if locations are invisible.")
         if len(name) > 255:
             raise Invalid("Custom property should not be greater than 255 characters.")
         _check_key(name)
+    if body.pop("locations", None):
+        raise Forbidden("It's not allowed to set locations when an image is created; add them afterwards.")
     wanted = {name: body.pop(name) for name in list(body) if name in SETTABLE or name == "id"}
     owner = wanted.get("owner", request.context.project_id)
     proposed = {"project_id": owner, "owner": owner, "visibility": wanted.get("visibility", "shared")}
@@ -89,17 +103,17 @@ async def create(request: Request) -> Answer:
     request.enforce("add_image", proposed)
     check_visibility(request, proposed["visibility"], proposed)
     row = await logic.create(image, request.context, {**wanted, "properties": body})
-    document = view(row)
+    document = view(image, row)
     headers = {
         "Location": f"{request.base}{document['self']}",
-        "OpenStack-image-import-methods": ",".join(IMPORT_METHODS),
-        "OpenStack-image-store-ids": STORE_ID,
+        "OpenStack-image-import-methods": ",".join(image.config.import_methods),
+        "OpenStack-image-store-ids": ",".join(image.stores),
     }
     return Answer(document, headers=headers)
 
 
 async def show(request: Request) -> dict[str, Any]:
-    return view(request.found)
+    return view(request.service, request.found)
 
 
 # ---- lists
@@ -129,7 +143,11 @@ async def index(request: Request) -> dict[str, Any]:
     )
     rest = [(name, value) for name, value in pairs if name != "marker"]
     first = "/v2/images" + (f"?{urlencode(rest)}" if rest else "")
-    answer: dict[str, Any] = {"images": [view(row) for row in rows], "first": first, "schema": "/v2/schemas/images"}
+    answer: dict[str, Any] = {
+        "images": [view(image, row) for row in rows],
+        "first": first,
+        "schema": "/v2/schemas/images",
+    }
     if more:
         answer["next"] = f"/v2/images?{urlencode([*rest, ('marker', rows[-1]['id'])])}"
     return answer
@@ -188,7 +206,11 @@ async def update(request: Request) -> dict[str, Any]:
     before = request.found
     after = deepcopy(before)
     changes = await _changes(request)
-    for operation, name, value, draft in changes:
+    for operation, path, value, draft in changes:
+        name = path[0]
+        if name == "locations":
+            await locations.change(request, after, operation, path, value)
+            continue
         if name == "visibility" and operation != "remove":
             check_visibility(request, value, logic.target_of(before))
         request.enforce("modify_image", logic.target_of(before))
@@ -197,14 +219,12 @@ async def update(request: Request) -> dict[str, Any]:
         _apply(after, operation, name, value, draft)
     if not changes:
         request.enforce("modify_image", logic.target_of(before))
-        return view(before)
-    return view(await logic.update(image, before, after))
+        return view(image, before)
+    return view(image, await logic.update(image, before, after))
 
 
 def _apply(row: Row, operation: str, name: str, value: Any, draft: int) -> None:
     held = row["properties"]
-    if name == "locations":
-        raise Forbidden("It's not allowed to update locations if locations are invisible.")
     if operation == "remove":
         if name in SETTABLE:
             raise Forbidden(f"Property {name} may not be removed.")
@@ -228,8 +248,8 @@ def _apply(row: Row, operation: str, name: str, value: Any, draft: int) -> None:
     held[name] = value
 
 
-async def _changes(request: Request) -> list[tuple[str, str, Any, int]]:
-    """The patch as (operation, attribute, value, draft); raises what is published for each mistake."""
+async def _changes(request: Request) -> list[tuple[str, list[str], Any, int]]:
+    """The patch as (operation, path, value, draft); raises what is published for each mistake."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind not in PATCH_TYPES:
         allowed = ", ".join(sorted(PATCH_TYPES))
@@ -252,8 +272,8 @@ async def _changes(request: Request) -> list[tuple[str, str, Any, int]]:
         if not isinstance(raw, dict):
             raise Invalid("Operations must be JSON objects.")
         operation, pointer = _operation(raw, draft)
-        name = _attribute(pointer, operation)
-        value = None
+        path = _path(pointer, operation)
+        name, value = path[0], None
         if operation != "remove":
             if "value" not in raw:
                 raise Invalid(f'Operation "{operation}" requires a member named "value".')
@@ -261,9 +281,9 @@ async def _changes(request: Request) -> list[tuple[str, str, Any, int]]:
         if name in READ_ONLY or name in NEVER_SENT:
             raise Forbidden(f"Attribute '{name}' is read-only.")
         _check_key(name)
-        if operation != "remove" and name != "locations":
-            _PARTIAL.lift({name: value}, None, lambda rule: True)
-        changes.append((operation, name, value, draft))
+        if operation != "remove":
+            _PARTIAL.lift({name: value if len(path) == 1 else [value]}, None, lambda rule: True)
+        changes.append((operation, path, value, draft))
     return changes
 
 
@@ -285,8 +305,8 @@ def _operation(raw: dict[str, Any], draft: int) -> tuple[str, Any]:
     return named[0], raw[named[0]]
 
 
-def _attribute(pointer: Any, operation: str) -> str:
-    """The attribute that a JSON pointer names; deeper pointers exist for nothing that is offered."""
+def _path(pointer: Any, operation: str) -> list[str]:
+    """The attribute that a JSON pointer names, and the place in it where it has places."""
     if not isinstance(pointer, str) or not pointer.startswith("/"):
         raise Invalid(f'Pointer `{pointer}` does not start with "/".')
     if re.search(r"/\s*?/", pointer[1:]):
@@ -299,7 +319,7 @@ def _attribute(pointer: Any, operation: str) -> str:
     deep = 2 if parts[0] == "locations" and operation != "replace" else 1
     if len(parts) != deep or not parts[0]:
         raise Invalid(f"Invalid JSON pointer for this resource: '/{'/'.join(parts)}'")
-    return parts[0]
+    return parts
 
 
 async def delete(request: Request) -> None:

@@ -2,18 +2,21 @@
 """Image records: who sees which, how they are made, changed and ended.
 
 An image that the caller may not see does not exist for him: 404, never 403.
-Inner documents are rows with ``properties`` (custom, by name) and ``tags``.
+Inner documents are rows with ``properties`` (custom, by name), ``tags`` and
+``locations`` (where the data is, in the order in which it is read).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import delete, func, select
 
 from cumulet.image.logic import Image
-from cumulet.image.models import images, members, properties, tags
+from cumulet.image.logic.limits import COUNT, SIZE, STAGE, UPLOADING
+from cumulet.image.models import cache, images, locations, members, properties, sagas, tags
 from cumulet.image.states import ACTIVE, DEACTIVATED, DELETED, IMAGE, QUEUED
 from cumulet.kernel import clock, ids
 from cumulet.kernel.context import Context
@@ -21,6 +24,7 @@ from cumulet.kernel.db import Database, Duplicate, Row, Transaction
 from cumulet.kernel.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, TooLarge
 
 MIB = 1024 * 1024
+_log = logging.getLogger(__name__)
 
 
 # ---- reading
@@ -40,7 +44,7 @@ async def load(image: Image, caller: Context, image_id: str) -> Row:
     seen = caller.is_admin or owned or membership or row["visibility"] in ("public", "community")
     if not seen or not image.policy.allows("get_image", caller, target_of(row)):
         raise missing(image_id)
-    await decorate(image.database, [row])
+    await decorate(image, image.database, [row])
     return row
 
 
@@ -53,11 +57,11 @@ def target_of(row: Row) -> dict[str, Any]:
     return {**row, "project_id": row["owner"], "owner": row["owner"]}
 
 
-async def decorate(reader: Database | Transaction, rows: list[Row]) -> None:
-    """Add ``properties`` and ``tags`` to image rows, in place."""
+async def decorate(image: Image, reader: Database | Transaction, rows: list[Row]) -> None:
+    """Add ``properties``, ``tags`` and ``locations`` to image rows, in place."""
     known = {row["id"]: row for row in rows}
     for row in rows:
-        row["properties"], row["tags"] = {}, []
+        row["properties"], row["tags"], row["locations"] = {}, [], []
     if not rows:
         return
     held = select(properties).where(properties.c.image_id.in_(list(known))).order_by(properties.c.name)
@@ -66,6 +70,20 @@ async def decorate(reader: Database | Transaction, rows: list[Row]) -> None:
     words = select(tags).where(tags.c.image_id.in_(list(known))).order_by(tags.c.tag)
     for one in await reader.all(words):
         known[one["image_id"]]["tags"].append(one["tag"])
+    where = select(locations).where(locations.c.image_id.in_(list(known))).order_by(locations.c.position)
+    for one in await reader.all(where):
+        known[one["image_id"]]["locations"].append(one)
+
+
+def best_first(image: Image, row: Row) -> list[Row]:
+    """An image's locations in the order in which they are read: by their store's weight."""
+
+    def weight(location: Row) -> int:
+        place = image.stores.get(location["store"])
+        return place.weight if place is not None else 0
+
+    held: list[Row] = row["locations"]
+    return sorted(held, key=weight, reverse=True)
 
 
 # ---- making
@@ -94,19 +112,25 @@ async def create(image: Image, caller: Context, wanted: Mapping[str, Any]) -> Ro
     }
     held, words = dict(wanted.get("properties", {})), sorted(set(wanted.get("tags", [])))
     check_counts(image, held, words)
+    limits = await image.limits.of(row["owner"])
 
     async def body(tx: Transaction) -> None:
-        await check_quota(image, tx, row["owner"], more_images=1)
-        try:
-            await tx.insert(images, row)
-        except Duplicate:
-            raise Conflict(f"Image ID {image_id} already exists!") from None
-        await write_words(tx, image_id, held, words)
+        await check_quota(limits, tx, row["owner"], {COUNT: 1})
+        await insert(tx, row, held, words)
 
     await image.database.run(body)
     found = await image.database.first(select(images).where(images.c.id == image_id))
     assert found is not None
-    return {**found, "properties": held, "tags": words, "member_id": None}
+    return {**found, "properties": held, "tags": words, "locations": [], "member_id": None}
+
+
+async def insert(tx: Transaction, row: Row, held: Mapping[str, str], words: Iterable[str]) -> None:
+    """Write a new image; raises Conflict for a used id."""
+    try:
+        await tx.insert(images, row)
+    except Duplicate:
+        raise Conflict(f"Image ID {row['id']} already exists!") from None
+    await write_words(tx, row["id"], held, words)
 
 
 def check_counts(image: Image, held: Mapping[str, str], words: Iterable[str]) -> None:
@@ -123,41 +147,46 @@ def check_counts(image: Image, held: Mapping[str, str], words: Iterable[str]) ->
 
 
 async def check_quota(
-    image: Image, tx: Transaction, owner: str | None, *, more_images: int = 0, more_bytes: int = 0
+    limits: Mapping[str, int], tx: Transaction, owner: str | None, more: Mapping[str, int], *, more_bytes: int = 0
 ) -> None:
-    """Count what the project owns, in the transaction that adds to it; raises OverQuota."""
-    config = image.config
-    if owner is None or (config.count_quota < 0 and config.total_mib_quota < 0):
+    """Count what the project owns, in the transaction that adds to it; raises OverQuota.
+
+    ``more`` is what is added, by the names of the limits; ``more_bytes`` of stored data.
+    """
+    asked = {**more, SIZE: 0} if more_bytes else dict(more)
+    if owner is None or all(limits[name] < 0 for name in asked):
         return
     used = await usage(tx, owner)
-    if more_images and 0 <= config.count_quota < used["image_count_total"] + more_images:
-        raise OverQuota(f"Project {owner} is over a limit for image_count_total of {config.count_quota}")
-    if more_bytes and 0 <= config.total_mib_quota * MIB < used["bytes"] + more_bytes:
-        raise OverQuota(f"Project {owner} is over a limit for image_size_total of {config.total_mib_quota} MiB")
+    for name, amount in asked.items():
+        over = limits[name] < used[name] + amount
+        if name == SIZE:
+            over = limits[name] * MIB < used["bytes"] + more_bytes
+        if limits[name] >= 0 and over:
+            raise OverQuota(f"Project {owner} is over a limit for {name} of {limits[name]}")
 
 
 async def usage(reader: Database | Transaction, owner: str) -> dict[str, int]:
-    """What a project owns, by the names of the published limits, and ``bytes``."""
+    """What a project owns, by the names of the published limits, and ``bytes`` of stored data (each copy counts)."""
     mine = (images.c.owner == owner) & (images.c.status != DELETED)
-    total = await reader.first(select(func.count().label("n")).where(mine))
-    stored = mine & images.c.data_key.is_not(None)
-    held = await reader.first(select(func.coalesce(func.sum(images.c.size), 0).label("b")).where(stored))
-    busy = await reader.first(
-        select(func.count().label("n")).where(mine & images.c.status.in_(["saving", "uploading", "importing"]))
+    copies = select(func.coalesce(func.sum(images.c.size), 0).label("n")).where(
+        mine, locations.c.image_id == images.c.id
     )
-    assert total is not None
-    assert held is not None
-    assert busy is not None
-    staged = mine & images.c.staged_key.is_not(None)
-    waiting = await reader.first(select(func.coalesce(func.sum(images.c.size), 0).label("b")).where(staged))
-    assert waiting is not None
-    return {
-        "image_size_total": int(held["b"]) // MIB,
-        "image_stage_total": int(waiting["b"]) // MIB,
-        "image_count_total": total["n"],
-        "image_count_uploading": busy["n"],
-        "bytes": int(held["b"]),
+    counted = {
+        COUNT: select(func.count().label("n")).where(mine),
+        "bytes": copies,
+        UPLOADING: select(func.count().label("n")).where(
+            mine & images.c.status.in_(["saving", "uploading", "importing"])
+        ),
+        STAGE: select(func.coalesce(func.sum(images.c.size), 0).label("n")).where(
+            mine & images.c.staged_key.is_not(None)
+        ),
     }
+    found = {}
+    for name, statement in counted.items():
+        row = await reader.first(statement)
+        assert row is not None
+        found[name] = int(row["n"])
+    return {**found, SIZE: found["bytes"] // MIB, STAGE: found[STAGE] // MIB}
 
 
 async def write_words(tx: Transaction, image_id: str, held: Mapping[str, str], words: Iterable[str]) -> None:
@@ -170,7 +199,18 @@ async def write_words(tx: Transaction, image_id: str, held: Mapping[str, str], w
         await tx.insert(tags, {"image_id": image_id, "tag": word})
 
 
+async def write_locations(tx: Transaction, image_id: str, held: Iterable[Row]) -> None:
+    """Replace where an image's data is."""
+    await tx.run(delete(locations).where(locations.c.image_id == image_id))
+    for position, one in enumerate(held):
+        kept = {name: one[name] for name in ("store", "key", "details")}
+        await tx.insert(locations, {"image_id": image_id, "position": position, **kept})
+
+
 # ---- changing
+
+_LOCATED = ("status", "size", "checksum", "os_hash_algo", "os_hash_value")
+"""What else a change of locations may change."""
 
 
 async def update(image: Image, before: Row, after: Row) -> Row:
@@ -185,10 +225,13 @@ async def update(image: Image, before: Row, after: Row) -> Row:
         if after[name] != before[name]
     }  # fmt: skip
     image_id = before["id"]
+    values |= {name: after[name] for name in _LOCATED if after[name] != before[name]}
+    limits = await image.limits.of(values["owner"]) if values.get("owner") is not None else {}
 
     async def body(tx: Transaction) -> Row:
-        if "owner" in values and values["owner"] is not None:
-            await check_quota(image, tx, values["owner"], more_images=1, more_bytes=before["size"] or 0)
+        if limits:
+            more_bytes = (before["size"] or 0) * len(before["locations"])
+            await check_quota(limits, tx, values["owner"], {COUNT: 1}, more_bytes=more_bytes)
         same = (images.c.id == image_id) & (images.c.updated_at == before["updated_at"])
         same &= images.c.status == before["status"]
         # two changes within one tick of the clock must still differ
@@ -197,6 +240,8 @@ async def update(image: Image, before: Row, after: Row) -> Row:
             raise Conflict(f"The image {image_id} was changed by another request.")
         if after["properties"] != before["properties"] or after["tags"] != before["tags"]:
             await write_words(tx, image_id, after["properties"], after["tags"])
+        if after["locations"] != before["locations"]:
+            await write_locations(tx, image_id, after["locations"])
         row = await tx.first(select(images).where(images.c.id == image_id))
         assert row is not None
         return row
@@ -253,8 +298,12 @@ async def remove(image: Image, row: Row) -> None:
         raise Forbidden(f"Image {row['id']} is protected and cannot be deleted.")
 
     async def body(tx: Transaction) -> Row:
-        before = await IMAGE.begin(tx, "delete", row["id"], deleted_at=clock.now(), data_key=None, staged_key=None)
-        await tx.run(delete(members).where(members.c.image_id == row["id"]))
+        before = await IMAGE.begin(tx, "delete", row["id"], deleted_at=clock.now(), staged_key=None, task_id=None)
+        before["locations"] = await tx.all(select(locations).where(locations.c.image_id == row["id"]))
+        for table in (members, locations, cache):
+            await tx.run(delete(table).where(table.c.image_id == row["id"]))
+        for saga in await tx.all(select(sagas.c.id).where(sagas.c.subject == row["id"], sagas.c.state == "ready")):
+            await image.engine.cancel(tx, saga["id"])
         return before
 
     try:
@@ -263,10 +312,33 @@ async def remove(image: Image, row: Row) -> None:
         if error.kind == "InvalidState":
             raise NotFound(f"Failed to find image {row['id']} to delete") from None
         raise
-    if before["data_key"]:
-        await image.store.delete(before["data_key"])
+    await drop_data(image, before["locations"])
     if before["staged_key"]:
         await image.staging.delete(before["staged_key"])
+
+
+async def drop_data(image: Image, held: Iterable[Row]) -> None:
+    """Delete what locations named and no record names any more; what a store can't delete now is an orphan."""
+    for one in held:
+        place = image.stores.get(one["store"])
+        if place is not None:
+            try:
+                await place.store.delete(one["key"])
+            except OSError as error:
+                _log.warning("store %s could not delete %s now: %s", place.id, one["key"], error)
+
+
+async def drop_from_store(image: Image, row: Row, store_id: str) -> None:
+    """Delete one of several copies. Raises NotFound for a copy that is not there, Forbidden for the last."""
+    if len(row["locations"]) == 1:
+        raise Forbidden(
+            "Cannot delete image data from the only store containing it. Consider deleting the image instead."
+        )
+    gone = [one for one in row["locations"] if one["store"] == store_id][:1]
+    if not gone:
+        raise NotFound(f"Image {row['id']} is not stored in store {store_id}.")
+    await update(image, row, {**row, "locations": [one for one in row["locations"] if one is not gone[0]]})
+    await drop_data(image, gone)
 
 
 def check_formats(row: Row) -> None:

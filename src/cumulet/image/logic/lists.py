@@ -64,7 +64,7 @@ async def list_images(
     for row in rows:
         row["member_id"] = caller.project_id if row["visibility"] == "shared" else None
     rows = [row for row in rows if image.policy.allows("get_image", caller, target_of(row))]
-    await decorate(image.database, rows)
+    await decorate(image, image.database, rows)
     return rows, full and bool(rows)
 
 

@@ -23,20 +23,32 @@ _PATIENCE = 600.0
 
 
 class FileStore:
-    """A directory; ``pool`` does the blocking work."""
+    """A directory; ``pool`` does the blocking work, ``name`` stands for it in locations."""
 
-    def __init__(self, folder: Path, pool: Pool) -> None:
-        self._folder, self._pool = folder, pool
+    def __init__(self, folder: Path, pool: Pool, name: str = "") -> None:
+        self._folder, self._pool, self._name = folder, pool, name
 
     async def open(self) -> None:
         await self._pool.run(lambda: self._folder.mkdir(parents=True, exist_ok=True, mode=0o750))
 
+    async def close(self) -> None:
+        """Nothing is held open between calls."""
+
     async def write(self, key: str) -> FileWriter:
-        path = self._path(key)
+        return await self._open(key, os.O_TRUNC)
+
+    async def resume(self, key: str) -> tuple[FileWriter, int]:
+        """Go on with an object that was begun; the bytes of it that are there."""
+        writer = await self._open(key, os.O_APPEND)
+        return writer, await self._pool.run(writer.written)
+
+    async def _open(self, key: str, how: int) -> FileWriter:
+        path = self.path(key)
         part = path.with_name(path.name + _PART)
 
         def create() -> IO[bytes]:
-            return os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "wb", buffering=0)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | how
+            return os.fdopen(os.open(part, flags, 0o640), "wb", buffering=0)
 
         try:
             return FileWriter(await self._pool.run(create), part, path, self._pool)
@@ -44,7 +56,7 @@ class FileStore:
             raise _translated(error) from None
 
     async def read(self, key: str, offset: int = 0, length: int | None = None) -> FileReader:
-        path = self._path(key)
+        path = self.path(key)
 
         def open_at() -> IO[bytes]:
             file = path.open("rb", buffering=0)
@@ -53,8 +65,12 @@ class FileStore:
 
         return FileReader(await self._pool.run(open_at), length, self._pool)
 
+    async def size(self, key: str) -> int:
+        path = self.path(key)
+        return await self._pool.run(lambda: path.stat().st_size)
+
     async def delete(self, key: str) -> None:
-        path = self._path(key)
+        path = self.path(key)
 
         def remove() -> None:
             path.unlink(missing_ok=True)
@@ -68,7 +84,11 @@ class FileStore:
 
         return await self._pool.run(names)
 
-    def _path(self, key: str) -> Path:
+    def url(self, key: str) -> str:
+        return f"file://{self._name}/{key}"
+
+    def path(self, key: str) -> Path:
+        """Where the object is, or will be."""
         if not key.replace("-", "").isalnum():
             raise ValueError("a store key holds letters, digits and dashes only")
         return self._folder / key
@@ -79,6 +99,14 @@ class FileWriter:
 
     def __init__(self, file: IO[bytes], part: Path, path: Path, pool: Pool) -> None:
         self._file, self._part, self._path, self._pool = file, part, path, pool
+
+    def written(self) -> int:
+        """Bytes that are there; blocking."""
+        return os.fstat(self._file.fileno()).st_size
+
+    async def keep(self) -> None:
+        """Close and leave what is there, to go on with it later."""
+        await self._pool.run(self._file.close, timeout=_PATIENCE)
 
     def write(self, piece: bytes) -> None:
         rest = memoryview(piece)

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the image service asks of a store.
+"""What the image service asks of a store: the whole of a driver.
 
 Keys are chosen by the service, one per upload and never used twice, so a half
-written object can't be taken for another's. An object is there whole or not at all.
+written object can't be taken for another's. An object is there whole or not at
+all. A store that others fill (the web) is read-only; its keys are its URLs.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 
 class StoreFull(OSError):
@@ -39,15 +41,39 @@ class Reader(Protocol):
 class Store(Protocol):
     """Objects of any size by key."""
 
-    async def open(self) -> None: ...
+    async def open(self) -> None:
+        """Make it usable; raises OSError when it can't be."""
 
-    async def write(self, key: str) -> Writer: ...
+    async def close(self) -> None: ...
+
+    async def write(self, key: str) -> Writer:
+        """Begin an object; what is left of an earlier beginning under the same key is dropped."""
 
     async def read(self, key: str, offset: int = 0, length: int | None = None) -> Reader:
         """The bytes from ``offset`` on (at most ``length``), in pieces. Raises FileNotFoundError."""
+
+    async def size(self, key: str) -> int:
+        """Bytes of an object. Raises FileNotFoundError."""
 
     async def delete(self, key: str) -> None:
         """Gone already is success."""
 
     async def list(self) -> list[str]:
-        """The keys of all objects, half-written ones among them."""
+        """The keys of all objects of ours, half-written ones among them."""
+
+    def url(self, key: str) -> str:
+        """How a location names the object."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A store as clients see it."""
+
+    id: str
+    kind: str
+    store: Store
+    description: str = ""
+    weight: int = 0
+    """The store with the highest weight is read first."""
+    read_only: bool = False
+    properties: dict[str, Any] = field(default_factory=dict)
