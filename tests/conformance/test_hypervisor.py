@@ -15,7 +15,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 import pytest
 
-from cumulet.compute.drivers.model import GuestEvent, GuestState, Hypervisor, HypervisorError, PowerState
+from cumulet.compute.drivers.model import (
+    GuestEvent,
+    GuestPlan,
+    GuestState,
+    Hypervisor,
+    HypervisorError,
+    LocalDisk,
+    PowerState,
+)
 from tests.conformance.hypervisor_rigs import LibvirtRig, Listener, Rig, SimulatedRig, is_missing, until
 
 REAL = pytest.param(LibvirtRig, id="libvirt", marks=pytest.mark.machine)
@@ -46,13 +54,19 @@ async def listener(rig: Rig) -> AsyncIterator[Listener]:
     await found.close()
 
 
+def bases(plan: GuestPlan) -> list[str]:
+    """The images that must stay while the guest is there."""
+    return [plan.root.base] if plan.root is not None and plan.root.base else []
+
+
 # -- being there ------------------------------------------------------------------------------
 
 
 async def test_a_guest_runs_and_is_listed(rig: Rig) -> None:
     plan = msgspec.structs.replace(rig.plan(), disks=[rig.disk()], nics=[rig.nic()])
     made = await rig.driver.ensure_running(plan)
-    wanted = GuestState(plan.server_id, 1, PowerState.RUNNING, [plan.disks[0].serial], [plan.nics[0].mac])
+    serials, macs = [plan.disks[0].serial], [plan.nics[0].mac]
+    wanted = GuestState(plan.server_id, 1, PowerState.RUNNING, serials, macs, bases(plan))
     assert made == wanted
     assert await rig.driver.guests() == [wanted]
 
@@ -88,8 +102,17 @@ async def test_a_newer_attempt_replaces_the_guest(rig: Rig) -> None:
     await rig.driver.ensure_running(plan)
     newer = msgspec.structs.replace(plan, attempt=2, disks=[])
     made = await rig.driver.ensure_running(newer)
-    assert made == GuestState(plan.server_id, 2, PowerState.RUNNING)
+    assert made == GuestState(plan.server_id, 2, PowerState.RUNNING, bases=bases(plan))
     assert await rig.driver.guests() == [made]
+
+
+async def test_local_disks_take_their_names_before_volumes(rig: Rig) -> None:
+    local = [LocalDisk("ephemeral0", 64), LocalDisk("swap", 32, "swap")]
+    plan = msgspec.structs.replace(rig.plan(), local_disks=local)
+    assert (await rig.driver.ensure_running(plan)).disks == []
+    assert await rig.driver.attach_disk(plan.server_id, rig.disk()) == "/dev/vdd"
+    await rig.driver.ensure_absent(plan.server_id)
+    assert rig.left_of(plan.server_id) == []
 
 
 async def test_resources_count_the_guests(rig: Rig) -> None:
@@ -297,7 +320,7 @@ async def test_every_method_may_be_cut_off_and_repeated(rig: Rig, name: str) -> 
         await driver.attach_nic(server, other)
         await driver.detach_nic(server, nic.mac)
 
-    running = GuestState(server, 1, PowerState.RUNNING, [disk.serial], [nic.mac])
+    running = GuestState(server, 1, PowerState.RUNNING, [disk.serial], [nic.mac], bases(plan))
     off = msgspec.structs.replace(running, power_state=PowerState.SHUTDOWN)
     cases: dict[str, tuple[bool, Callable[[Hypervisor], Awaitable[object]], list[GuestState]]] = {
         "ensure_running": (False, lambda driver: driver.ensure_running(plan), [running]),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import tempfile
@@ -21,7 +22,7 @@ from cumulet.compute.drivers import configdrive
 from cumulet.compute.drivers.libvirt import domain as doc
 from cumulet.compute.drivers.libvirt.connection import reason
 from cumulet.compute.drivers.libvirt.storage import KEEP_LOG_BYTES, Storage
-from cumulet.compute.drivers.model import GuestDisk, GuestNic, GuestPlan, HypervisorError, RootDisk
+from cumulet.compute.drivers.model import GuestDisk, GuestNic, GuestPlan, HypervisorError, LocalDisk, RootDisk
 
 SERVER = str(uuid.UUID(int=7))
 TCG = doc.Machine(cloud="cloud-1", accelerator="tcg", tb_cache_mib=48, label=None)
@@ -71,6 +72,27 @@ def test_every_backing_chain_is_stated_and_ends() -> None:
     assert [disk.find("target").get("dev") for disk in found.iterfind("devices/disk")] == ["vda", "vdb", "vdc", "sda"]
     assert [disk.find("readonly") is not None for disk in found.iterfind("devices/disk")] == [False, False, True, True]
     assert [device.key for device in doc.read_disks(etree.tostring(found).decode())] == ["v-1", "v-2"]
+
+
+LOCAL = [LocalDisk("ephemeral0", 64), LocalDisk("swap", 32, "swap")]
+
+
+@pytest.mark.parametrize("boots_from_volume", [False, True])
+def test_local_disks_come_after_the_one_that_boots(boots_from_volume: bool) -> None:
+    volume = GuestDisk("v-1", "/v/1", "raw")
+    plan = msgspec.structs.replace(PLAN, disks=[volume], local_disks=LOCAL)
+    files = dataclasses.replace(FILES, local=("/g/local-ephemeral0.1.raw", "/g/local-swap.1.raw"))
+    if boots_from_volume:
+        plan = msgspec.structs.replace(plan, root=None, disks=[volume, GuestDisk("v-2", "/v/2", "raw")])
+        files = dataclasses.replace(files, root=None, base=None)
+    text = doc.domain_xml(plan, TCG, files)
+    disks = list(etree.fromstring(text).iterfind("devices/disk"))
+    assert [disk.find("target").get("dev") for disk in disks] == ["vda", "vdb", "vdc", "vdd"]
+    assert [disk.find("source").get("file") for disk in disks[1:3]] == list(files.local)
+    assert {disk.find("driver").get("type") for disk in disks[1:3]} == {"raw"}
+    assert [disk.find("boot") is not None for disk in disks] == [True, False, False, False]
+    assert [one.key for one in doc.read_disks(text)] == (["v-1", "v-2"] if boots_from_volume else ["v-1"])
+    assert doc.read_bases(text) == ([] if boots_from_volume else ["/cache/base"])
 
 
 @pytest.mark.parametrize("format", ["vmdk", "qcow2,backing=/etc/shadow", "", "RAW"])
@@ -186,8 +208,8 @@ def short_path() -> Iterator[Path]:
 def test_old_console_text_gives_its_space_back_and_the_tail_stays(short_path: Path) -> None:
     storage = Storage(short_path, os.getegid())
     storage.open()
-    files, complete = storage.prepare(msgspec.structs.replace(PLAN, root=None))
-    assert complete
+    files, missing = storage.prepare(msgspec.structs.replace(PLAN, root=None))
+    assert missing == []
     with open(files.console, "ab", buffering=0) as guest:
         line = b"x" * 99 + b"\n"
         for _ in range(3):
@@ -223,11 +245,53 @@ def test_what_an_earlier_attempt_left_is_not_taken(short_path: Path) -> None:
     files, _ = storage.prepare(PLAN)
     assert files.root is not None
     Path(files.root).touch()
-    assert storage.prepare(PLAN) == (files, True)
-    newer, complete = storage.prepare(msgspec.structs.replace(PLAN, attempt=2))
-    assert not complete
+    assert storage.prepare(PLAN) == (files, [])
+    newer, missing = storage.prepare(msgspec.structs.replace(PLAN, attempt=2))
+    assert missing == [newer.root]
     assert newer.root != files.root
     assert not Path(files.root).exists()
+
+
+async def test_local_disks_are_made_with_what_is_wanted_on_them(short_path: Path) -> None:
+    storage = Storage(short_path, os.getegid())
+    storage.open()
+    fat = LocalDisk("ephemeral1", 40, "vfat")
+    plan = msgspec.structs.replace(PLAN, root=None, local_disks=[*LOCAL, fat])
+    files, missing = storage.prepare(plan)
+    assert missing == list(files.local)
+    await storage.make_disks(plan, files, missing)
+    ephemeral, swap, second = (Path(path) for path in files.local)
+    assert [path.stat().st_size >> 20 for path in (ephemeral, swap, second)] == [64, 32, 40]
+    assert sum(path.stat().st_blocks for path in (ephemeral, swap, second)) * 512 < 16 << 20  # empty takes no room
+    assert {path.stat().st_mode & 0o777 for path in (ephemeral, swap, second)} == {0o660}
+    assert ephemeral.read_bytes()[1080:1082] == b"\x53\xef"
+    assert ephemeral.read_bytes()[1144:1154] == b"ephemeral0"
+    assert swap.read_bytes()[4086:4096] == b"SWAPSPACE2"
+    assert second.read_bytes()[510:512] == b"\x55\xaa"
+    before = ephemeral.stat().st_ino
+    files, missing = storage.prepare(plan)
+    assert missing == []
+    await storage.make_disks(plan, files, missing)
+    assert ephemeral.stat().st_ino == before
+    storage.prepare(msgspec.structs.replace(plan, attempt=2))
+    assert not any(path.exists() for path in (ephemeral, swap, second))
+
+
+@pytest.mark.parametrize(
+    ("disk", "told"),
+    [
+        (LocalDisk("../../etc", 1), "letters and digits"),
+        (LocalDisk("-n", 1), "letters and digits"),
+        (LocalDisk("ephemeral0", 1, "ntfs; reboot"), "must be one of"),
+        (LocalDisk("ephemeral0", 1 << 40), "has no room"),
+    ],
+)
+async def test_a_local_disk_that_can_not_be_is_refused(short_path: Path, disk: LocalDisk, told: str) -> None:
+    storage = Storage(short_path, os.getegid())
+    storage.open()
+    plan = msgspec.structs.replace(PLAN, root=None, local_disks=[disk])
+    with pytest.raises(HypervisorError, match=told):
+        await storage.make_disks(plan, *storage.prepare(plan))
 
 
 def test_a_state_directory_too_deep_for_sockets_is_refused(tmp_path: Path) -> None:

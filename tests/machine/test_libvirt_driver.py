@@ -25,7 +25,7 @@ import pytest
 from cumulet.compute.drivers import configdrive, probe
 from cumulet.compute.drivers.libvirt import LibvirtHypervisor
 from cumulet.compute.drivers.libvirtd import StartLibvirtd, StopLibvirtd, start_libvirtd, stop_libvirtd
-from cumulet.compute.drivers.model import HypervisorError, PowerState
+from cumulet.compute.drivers.model import HypervisorError, LocalDisk, PowerState
 from cumulet.kernel.host import DirectHost, HostError
 from tests.conformance.hypervisor_rigs import GUEST_GID, GUEST_UID, ROOT, LibvirtRig, Listener, until
 
@@ -93,6 +93,25 @@ async def test_a_guest_sees_what_its_plan_says(rig: LibvirtRig) -> None:
 
     await rig.driver.detach_disk(server, disk.serial)
     assert "gone" in await rig.type(server, "ls /sys/block/vdb || echo gone")
+
+
+async def test_a_guest_finds_extra_space_and_swap(rig: LibvirtRig) -> None:
+    local = [LocalDisk("ephemeral0", 64), LocalDisk("swap", 32, "swap")]
+    plan = msgspec.structs.replace(rig.plan(bootable=True), local_disks=local)
+    state = await rig.driver.ensure_running(plan)
+    assert state.bases == [plan.root.base if plan.root is not None else None]
+    await rig.until_up(plan.server_id)
+    said = await rig.type(
+        plan.server_id,
+        "cat /sys/block/vdb/size /sys/block/vdc/size",
+        "sudo dd if=/dev/vdc bs=1 skip=4086 count=10 2>/dev/null; echo",
+        "sudo dd if=/dev/vdb bs=1 skip=1144 count=10 2>/dev/null; echo",
+        "sudo mount /dev/vdb /mnt && grep -c vdb /proc/mounts",
+    )
+    lines = [line.strip() for line in said.replace("\x1b[6n", "").splitlines()]
+    for wanted in ("131072", "65536", "SWAPSPACE2", "ephemeral0"):
+        assert wanted in lines, said
+    assert "1" in lines, said
 
 
 async def test_a_disk_that_is_too_small_is_refused_and_leaves_nothing(rig: LibvirtRig) -> None:

@@ -24,7 +24,7 @@ from cumulet.compute.scheduler.rpc import HOSTS as SCHEDULER_HOSTS
 from cumulet.compute.scheduler.rpc import REPORT as SCHEDULER_REPORT
 from cumulet.compute.scheduler.rpc import AskHosts, HostReport, Hosts
 from cumulet.compute.states import SERVER
-from cumulet.compute.vifs import read_vifs
+from cumulet.compute.vifs import keep_vifs, read_vifs
 from cumulet.kernel import clock, ids, trace
 from cumulet.kernel.bus import Bus, Method, Subscription
 from cumulet.kernel.db import Row, Transaction
@@ -119,7 +119,10 @@ class Conductor:
         if not server["config_drive"]:
             return rpc.Documents()
         sealed = server["admin_pass_sealed"]
-        whole = {**server, "network_cache": cache, "admin_pass": self._seal.open(sealed) if sealed else None}
+        whole = {
+            **server, "network_cache": cache, "admin_pass": self._seal.open(sealed) if sealed else None,
+            "block_devices": await self.world.devices(told.server_id),
+        }  # fmt: skip
         return rpc.Documents(documents_for(whole, domain=self.world.dhcp_domain))
 
     async def built(self, told: rpc.Built) -> rpc.Nothing:
@@ -256,7 +259,7 @@ class Conductor:
         cache = await read_vifs(self.world.network, server_id, slots)
 
         async def body(tx: Transaction) -> None:
-            await tx.run(SERVERS.update().where(SERVERS.c.id == server_id).values(network_cache=cache))
+            await keep_vifs(tx, server_id, cache)
 
         await self.world.db.run(body, durable=False)
         return cache
@@ -287,4 +290,5 @@ def _device(row: Row, server_id: str, attempt: int) -> rpc.BlockDevice:
         volume_id=row["volume_id"], image_id=row["image_id"], snapshot_id=row["snapshot_id"],
         size_gib=row["size_gib"], delete_on_termination=row["delete_on_termination"], device_name=row["device_name"],
         attachment_id=attachment_of(server_id, row["id"], attempt), volume_type=row["volume_type"],
+        guest_format=row["guest_format"], swap_mib=row["swap_mib"],
     )  # fmt: skip

@@ -21,5 +21,9 @@ class ComputeConfig(msgspec.Struct, forbid_unknown_fields=True):
     """The loopback port of the metadata API; 0: none of its own."""
     attach_interface_wait: float = 60.0
     """Seconds that attaching an interface may take before the caller is told so."""
+    image_unused: float = 86_400.0
+    """Seconds after which an image that no guest uses any more leaves a host's cache."""
+    image_sweep: float = 2_400.0
+    """Seconds between two looks of a host for such images."""
     keep_deleted: float = 30 * 86_400.0
     """Seconds after which the record of a deleted server is purged."""

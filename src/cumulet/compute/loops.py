@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from cumulet.compute.logic.hosts import seen
-from cumulet.compute.models import ACTIONS, BLOCK_DEVICES, SERVERS
+from cumulet.compute.models import ACTIONS, ADDRESSES, BLOCK_DEVICES, SERVERS
 from cumulet.kernel import clock
 from cumulet.kernel.loops import Loop
 
@@ -39,7 +39,8 @@ def loops(compute: Compute, conductor: Conductor) -> list[Loop]:
 
         async def body(tx: Transaction) -> None:
             await tx.run(ACTIONS.delete().where(ACTIONS.c.server_id.in_(old)))
-            await tx.run(BLOCK_DEVICES.delete().where(BLOCK_DEVICES.c.server_id.in_(old)))
+            for table in (BLOCK_DEVICES, ADDRESSES):
+                await tx.run(table.delete().where(table.c.server_id.in_(old)))
             await tx.run(SERVERS.delete().where(SERVERS.c.deleted_at < clock.now() - compute.settings.keep_deleted))
 
         await compute.db.run(body, durable=False)

@@ -95,6 +95,7 @@ BLOCK_DEVICES = Table(
     Column("image_id", String(36)),
     Column("snapshot_id", String(36)),
     Column("size_gib", Integer),
+    Column("swap_mib", Integer),
     Column("volume_type", String(255)),
     Column("delete_on_termination", Boolean, nullable=False, server_default=false()),
     Column("device_name", String(255)),
@@ -106,7 +107,8 @@ BLOCK_DEVICES = Table(
     Column("created_by_us", Boolean, nullable=False, server_default=false()),
     Column("created_at", Time, nullable=False),
 )
-"""Every disk of a server, the local root disk among them. ``created_by_us``: the volume is made for this server."""
+"""Every disk of a server, the local root disk among them. ``created_by_us``: the volume is made for this server.
+``swap_mib`` is the size of swap, which is published in MiB (and counts in whole GiB)."""
 
 FLAVORS = Table(
     "flavors",
@@ -178,6 +180,16 @@ AGGREGATES = Table(
     Column("created_at", Time, nullable=False),
     Column("updated_at", Time),
 )
+
+ADDRESSES = Table(
+    "server_addresses",
+    METADATA,
+    Column("server_id", String(36), primary_key=True),
+    Column("network_id", String(36), primary_key=True),
+    Column("address", String(45), primary_key=True),
+    Index("ix_server_addresses_guest", "network_id", "address"),
+)
+"""The fixed addresses of ``network_cache``, written with it: by these the metadata API knows who asks."""
 
 SERVER_GROUPS = Table(
     "server_groups",

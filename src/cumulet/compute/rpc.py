@@ -49,6 +49,8 @@ class BlockDevice(msgspec.Struct, frozen=True):
     attachment_id: str
     """Derived from server, volume and attempt; one attempt's own."""
     volume_type: str | None = None
+    guest_format: str | None = None
+    swap_mib: int | None = None
 
 
 class ServerRecord(msgspec.Struct, frozen=True):

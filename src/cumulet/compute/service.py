@@ -106,7 +106,7 @@ def _agent(parts: Parts, config: ComputeConfig, session: ServiceSession) -> Role
     from cumulet.compute.agent import ComputeAgent
     from cumulet.compute.agent.build import Tools
     from cumulet.compute.agent.images import ImageCache
-    from cumulet.compute.agent.reports import Reporter
+    from cumulet.compute.agent.reports import Reporter, Sweeper
     from cumulet.compute.agent.wiring import Wiring
 
     home = parts.data / "hosts" / parts.host
@@ -129,7 +129,8 @@ def _agent(parts: Parts, config: ComputeConfig, session: ServiceSession) -> Role
         host_ip=host_ip,
         reserved_mib=512,
     )
-    return Role("compute-agent", tasks=[agent, reporter.loop])
+    sweeper = Sweeper(agent, age=config.image_unused, every=config.image_sweep)
+    return Role("compute-agent", tasks=[agent, reporter.loop, sweeper.loop])
 
 
 def _hypervisor(parts: Parts, home: Path) -> Any:

@@ -11,7 +11,18 @@ import ipaddress
 from typing import Any
 
 from cumulet.client.network import NetworkClient, Port
+from cumulet.compute.models import ADDRESSES, SERVERS
 from cumulet.compute.sagas.params import NetworkSlot
+from cumulet.kernel.db import Transaction
+
+
+async def keep_vifs(tx: Transaction, server_id: str, vifs: list[dict[str, Any]], **more: Any) -> None:
+    """Make ``vifs`` the server's record, and the index of its addresses with it; ``more`` are further columns."""
+    await tx.run(SERVERS.update().where(SERVERS.c.id == server_id).values(network_cache=vifs, **more))
+    await tx.run(ADDRESSES.delete().where(ADDRESSES.c.server_id == server_id))
+    fixed = {(vif["network_id"], one["addr"]) for vif in vifs for one in vif["addresses"] if one["type"] == "fixed"}
+    for network_id, address in sorted(fixed):
+        await tx.insert(ADDRESSES, {"server_id": server_id, "network_id": network_id, "address": address})
 
 
 async def read_vifs(client: NetworkClient, server_id: str, slots: list[NetworkSlot]) -> list[dict[str, Any]]:

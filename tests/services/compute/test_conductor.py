@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cumulet.compute.conductor import Conductor
 from cumulet.compute.models import BLOCK_DEVICES, SERVERS
 from cumulet.compute.sagas.world import set_fault
 from cumulet.kernel import clock
+from cumulet.kernel.loops import Loop
 from tests.cloud import TestCloud, running_cloud
 
 
@@ -27,6 +29,17 @@ async def _active(cloud: TestCloud, token: str, body: dict[str, Any]) -> str:
             await asyncio.sleep(0.02)
 
 
+async def _swept(cloud: TestCloud) -> list[str]:
+    """The images of the host's cache that are left when all of them are old."""
+    tasks = [task for role in cloud.cloud.services["compute"].roles for task in role.tasks]
+    (sweep,) = [task for task in tasks if isinstance(task, Loop) and task.name == "image cache"]
+    images = cloud.cloud.parts.data / "hosts" / "node-1" / "images"
+    for path in images.iterdir():
+        os.utime(path, (0, 0))
+    await sweep.run_once()
+    return [path.name for path in images.iterdir()]
+
+
 async def test_what_hosts_and_users_are_told(tmp_path: Path) -> None:
     image = tmp_path / "tiny.raw"
     image.write_bytes(b"\0" * (1 << 20))
@@ -39,6 +52,8 @@ async def test_what_hosts_and_users_are_told(tmp_path: Path) -> None:
         server_id = await _active(cloud, token, body)
         drive = (tmp_path / "data" / "hosts" / "node-1" / "drives" / f"{server_id}.iso").read_bytes()
         assert b'"s.cloud.example"' in drive  # the same domain as the metadata service says
+
+        assert len(await _swept(cloud)) == 1  # the guest stands on it
 
         (conductor,) = [
             task for role in cloud.cloud.services["compute"].roles for task in role.tasks if isinstance(task, Conductor)
@@ -58,3 +73,9 @@ async def test_what_hosts_and_users_are_told(tmp_path: Path) -> None:
         row = await conductor.world.db.first(SERVERS.select().where(SERVERS.c.id == server_id))
         assert row is not None
         assert row["fault"]["message"] == long
+
+        await cloud.request("DELETE", f"/compute/v2.1/servers/{server_id}", token=token)
+        async with asyncio.timeout(20):
+            while (await cloud.request("GET", f"/compute/v2.1/servers/{server_id}", token=token)).status != 404:
+                await asyncio.sleep(0.02)
+        assert await _swept(cloud) == []

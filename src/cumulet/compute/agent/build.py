@@ -19,7 +19,7 @@ from cumulet.client.network import NetworkClient, Port
 from cumulet.client.volume import VolumeClient
 from cumulet.compute.agent.images import CachedImage, ImageCache
 from cumulet.compute.agent.wiring import Wiring
-from cumulet.compute.drivers.model import GuestDisk, GuestPlan, Hypervisor, RootDisk
+from cumulet.compute.drivers.model import GuestDisk, GuestPlan, Hypervisor, LocalDisk, RootDisk
 from cumulet.compute.rpc import (
     BUILT,
     FETCH,
@@ -233,6 +233,7 @@ class BuildRun:
                 disks=self.disks,
                 nics=[await self.tools.wiring.nic(port) for port in self.ports],
                 config_drive=drive,
+                local_disks=_local_disks(self.data.block_devices),
             )
             state = await self.tools.hypervisor.ensure_running(plan)
             detail["power_state"] = int(state.power_state)
@@ -253,6 +254,21 @@ class BuildRun:
 
     def _root_device(self) -> str:
         return "/dev/vda"
+
+
+def _local_disks(devices: list[BlockDevice]) -> list[LocalDisk]:
+    """The extra space and the swap that the flavor brings, in the order of the record."""
+    found: list[LocalDisk] = []
+    for device in devices:
+        if (device.source_type, device.destination_type) != ("blank", "local"):
+            continue
+        if device.guest_format == "swap":
+            found.append(LocalDisk("swap", device.swap_mib or 0, "swap"))
+        else:
+            name = f"ephemeral{sum(one.format != 'swap' for one in found)}"
+            inside = device.guest_format if device.guest_format not in (None, "", "ephemeral") else "ext4"
+            found.append(LocalDisk(name, (device.size_gib or 0) * 1024, inside))
+    return found
 
 
 def _is_volume(device: BlockDevice) -> bool:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
 
 from cumulet.client.image import ImageClient, ImageRecord
+from cumulet.kernel import clock
 from cumulet.kernel.errors import Invalid
 from cumulet.kernel.pools import Pool, ProgramFailed, run_program
 from cumulet.kernel.saga import Failed
@@ -59,10 +61,24 @@ class ImageCache:
         async with self._locks.setdefault(name, asyncio.Lock()):
             format_ = image.disk_format if image.disk_format in _DIRECT else "raw"
             path = self._directory / f"{name}.{format_}"
-            if not await self._files.run(path.exists):
+            if not await self._files.run(_use, path, clock.now()):
                 await self._load(image, path)
         size = image.virtual_size or image.size or 0
         return CachedImage(str(path), format_ or "raw", -(-size // _GIB))
+
+    async def evict(self, used: Collection[str], age: float) -> list[str]:
+        """Drop the images that nobody asked for within ``age`` seconds and that are not among the paths ``used``.
+
+        Returns their names.
+        """
+        gone = []
+        for path in await self._files.run(lambda: sorted(self._directory.iterdir())):
+            if path.suffix == ".part" or str(path) in used:
+                continue
+            async with self._locks.setdefault(path.stem, asyncio.Lock()):
+                if await self._files.run(_drop_old, path, clock.now() - age):
+                    gone.append(path.name)
+        return gone
 
     async def _load(self, image: ImageRecord, path: Path) -> None:
         try:
@@ -87,6 +103,25 @@ class ImageCache:
             raise Failed(f"The image can't be converted from {format_}.", retryable=False) from None
         finally:
             await self._files.run(_drop, source, converted)
+
+
+def _use(path: Path, now: float) -> bool:
+    """Whether the file is there; then it is marked as used now."""
+    try:
+        os.utime(path, (now, now))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _drop_old(path: Path, before: float) -> bool:
+    try:
+        old = path.stat().st_mtime < before
+    except FileNotFoundError:
+        return False
+    if old:
+        path.unlink()
+    return old
 
 
 def _publish(converted: Path, target: Path) -> None:

@@ -17,6 +17,20 @@ CPU_RATIO, MEMORY_RATIO, DISK_RATIO = 4.0, 1.0, 1.0
 """Allocation ratios as published defaults (initial_cpu_allocation_ratio …)."""
 
 
+class Sweeper:
+    """Drops images from this host's cache that no guest stands on and nobody asked for within ``age`` seconds."""
+
+    def __init__(self, agent: ComputeAgent, *, age: float, every: float) -> None:
+        self._agent, self._age = agent, age
+        self.loop = Loop("image cache", every, self.sweep, at_start=False)
+
+    async def sweep(self) -> None:
+        tools = self._agent.tools
+        used = {path for guest in await tools.hypervisor.guests() for path in guest.bases}
+        for name in await tools.cache.evict(used, self._age):
+            _log.info("image %s left the cache: no guest uses it", name)
+
+
 class Reporter:
     """Reports this host's resources and guests every `INTERVAL` seconds and when poked."""
 

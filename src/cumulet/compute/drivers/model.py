@@ -70,6 +70,20 @@ class RootDisk(msgspec.Struct, frozen=True):
     """Virtual size of the disk in GiB; 0 keeps the size of the image."""
 
 
+class LocalDisk(msgspec.Struct, frozen=True):
+    """A disk of the host's own beside the root disk; it lives and goes with the guest, empty but for its format."""
+
+    name: str
+    """``ephemeral0`` … or ``swap``; also the label of what is on it."""
+    size_mib: int
+    format: str = "ext4"
+    """A file system of ``FORMATS_INSIDE``, or ``swap``."""
+
+
+FORMATS_INSIDE = ("ext2", "ext3", "ext4", "vfat", "swap")
+"""What a local disk may be formatted with."""
+
+
 class GuestDisk(msgspec.Struct, frozen=True):
     """A volume or a config drive, as QEMU will open it."""
 
@@ -109,6 +123,8 @@ class GuestPlan(msgspec.Struct, frozen=True):
     nics: list[GuestNic] = []
     config_drive: str | None = None
     """Absolute path of an ISO 9660 image, or None."""
+    local_disks: list[LocalDisk] = []
+    """They come right after the disk that boots."""
 
 
 class GuestState(msgspec.Struct, frozen=True):
@@ -120,6 +136,8 @@ class GuestState(msgspec.Struct, frozen=True):
     disks: list[str] = []
     """Serials of the attached disks, the local root disk not among them."""
     macs: list[str] = []
+    bases: list[str] = []
+    """Absolute paths of the images that its local disks stand on: they must stay."""
 
 
 class GuestEvent(msgspec.Struct, frozen=True):

@@ -288,7 +288,7 @@ class SimulatedHypervisor:
         return (
             sum(plan.vcpus for plan in plans),
             sum(plan.memory_mib for plan in plans),
-            sum(plan.root.size_gib for plan in plans if plan.root is not None),
+            sum(map(_disk_gib, plans)),
         )
 
     def _check_capacity(self, plan: GuestPlan) -> None:
@@ -296,7 +296,7 @@ class SimulatedHypervisor:
         asked = (
             ("vCPUs", vcpus + plan.vcpus, self.knobs.vcpus),
             ("MiB of memory", memory + plan.memory_mib, self.knobs.memory_mib),
-            ("GiB of disk", disk + (plan.root.size_gib if plan.root is not None else 0), self.knobs.disk_gib),
+            ("GiB of disk", disk + _disk_gib(plan), self.knobs.disk_gib),
         )
         for unit, needed, there in asked:
             if needed > there:
@@ -315,6 +315,12 @@ class SimulatedHypervisor:
             raise HypervisorError(f"the simulated host's state can't be written: {error.strerror}") from error
 
 
+def _disk_gib(plan: GuestPlan) -> int:
+    """GiB of the host's disk that a guest takes, each disk rounded up."""
+    local = sum(-(-disk.size_mib // 1024) for disk in plan.local_disks)
+    return local + (plan.root.size_gib if plan.root is not None else 0)
+
+
 async def _drain(queue: asyncio.Queue[GuestEvent]) -> AsyncIterator[GuestEvent]:
     while True:
         yield await queue.get()
@@ -325,6 +331,7 @@ def _named(disk: GuestDisk, guest: _Guest) -> GuestDisk:
     used = {known.device for known in guest.disks}
     if guest.plan.root is not None:
         used.add("/dev/vda")
+    used |= {f"/dev/vd{letter}" for letter in string.ascii_lowercase[1 : 1 + len(guest.plan.local_disks)]}
     names = [f"/dev/sd{letter}" if disk.cdrom else f"/dev/vd{letter}" for letter in string.ascii_lowercase]
     for name in ([disk.device] if disk.device in names else []) + names:
         if name not in used:
@@ -339,4 +346,5 @@ def _state(guest: _Guest) -> GuestState:
         power_state=guest.power,
         disks=[disk.serial for disk in guest.disks],
         macs=[nic.mac.lower() for nic in guest.nics],
+        bases=[guest.plan.root.base] if guest.plan.root is not None and guest.plan.root.base else [],
     )

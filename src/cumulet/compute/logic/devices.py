@@ -26,6 +26,8 @@ GIB: Final = 1 << 30
 ROOT: Final = "/dev/vda"
 _DEVICE = re.compile(r"^(/dev/)?[a-z]{1,6}[0-9]*$")
 INVALID: Final = "Block Device Mapping is Invalid"
+FILE_SYSTEMS: Final = ("ext2", "ext3", "ext4", "vfat")
+"""What hosts can make on a local disk."""
 
 
 @dataclass
@@ -43,8 +45,8 @@ class Disks:
 
 def _row(**values: Any) -> dict[str, Any]:
     plain: dict[str, Any] = dict.fromkeys(
-        ("boot_index", "volume_id", "image_id", "snapshot_id", "size_gib", "volume_type", "device_name", "device_type",
-         "disk_bus", "guest_format", "tag")
+        ("boot_index", "volume_id", "image_id", "snapshot_id", "size_gib", "swap_mib", "volume_type", "device_name",
+         "device_type", "disk_bus", "guest_format", "tag")
     )  # fmt: skip
     return {**plain, "delete_on_termination": False, "created_by_us": False, **values}
 
@@ -78,14 +80,15 @@ def lift(sent: Sequence[Mapping[str, Any]], image_ref: str | None) -> list[dict[
         boot = int(boot) if boot is not None else None
         if source == "image" and target == "local" and not (image_ref and boot == 0):
             raise _bad("Mapping image to local is not supported.")
-        size = one.get("volume_size")
+        size = int(one["volume_size"]) if one.get("volume_size") is not None else None
+        swap = size if source == "blank" and target == "local" and one.get("guest_format") == "swap" else None
         name = one.get("device_name")
         if name is not None and not _DEVICE.match(name):
             raise _bad("Device name contains spaces or is not a disk's.")
         rows.append(
             _row(
                 source_type=source, destination_type=target, boot_index=boot if boot is None or boot >= 0 else None,
-                size_gib=int(size) if size is not None else None, device_name=_full(name),
+                size_gib=size if swap is None else _gib(swap), swap_mib=swap, device_name=_full(name),
                 delete_on_termination=truth(one.get("delete_on_termination") or False),
                 guest_format=one.get("guest_format"), disk_bus=one.get("disk_bus"), device_type=one.get("device_type"),
                 tag=one.get("tag"), volume_type=one.get("volume_type"),
@@ -177,21 +180,35 @@ async def plan_disks(
     return found
 
 
-def _of_flavor(flavor: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The ephemeral disk and the swap that a flavor brings unless they are asked for otherwise."""
-    blank = [row for row in rows if row["source_type"] == "blank" and row["destination_type"] == "local"]
+def _of_flavor(flavor: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ephemeral disk and the swap that a flavor brings unless they are asked for otherwise.
+
+    Those that are asked for without a size get the flavor's.
+    """
+    blank = [row for row in rows if is_local(row)]
     added = []
     if flavor["ephemeral"] and not any(row["guest_format"] != "swap" for row in blank):
         added.append(_local(flavor["ephemeral"], None))
     if flavor["swap"] and not any(row["guest_format"] == "swap" for row in blank):
-        added.append(_local(-(-flavor["swap"] // 1024), "swap"))
+        added.append(_local(_gib(flavor["swap"]), "swap", flavor["swap"]))
+    for row in blank:
+        if row["guest_format"] == "swap" and row["swap_mib"] is None:
+            row.update(swap_mib=flavor["swap"], size_gib=_gib(flavor["swap"]))
+        elif row["size_gib"] is None:
+            row["size_gib"] = flavor["ephemeral"]
     return added
 
 
-def _local(size_gib: int, kind: str | None) -> dict[str, Any]:
+def _local(size_gib: int, kind: str | None, swap_mib: int | None = None) -> dict[str, Any]:
     return _row(
-        source_type="blank", destination_type="local", size_gib=size_gib, guest_format=kind, delete_on_termination=True
-    )
+        source_type="blank", destination_type="local", size_gib=size_gib, swap_mib=swap_mib, guest_format=kind,
+        delete_on_termination=True,
+    )  # fmt: skip
+
+
+def _gib(mib: int) -> int:
+    """MiB in whole GiB, rounded up."""
+    return -(-mib // 1024)
 
 
 async def _check(
@@ -264,14 +281,16 @@ def check_attachable(volume: Volume, multiattach: bool) -> None:
 
 
 def _check_locals(flavor: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    local = [row for row in rows if row["source_type"] == "blank" and row["destination_type"] == "local"]
+    local = [row for row in rows if is_local(row)]
     swap = [row for row in local if row["guest_format"] == "swap"]
     plain = [row for row in local if row["guest_format"] != "swap"]
     if len(swap) > 1:
         raise Invalid(f"{INVALID}: More than one swap drive requested.")
-    if sum((row["size_gib"] or 0) * 1024 for row in swap) > -(-flavor["swap"] // 1024) * 1024:
+    if any(not flavor["swap"] or row["swap_mib"] > flavor["swap"] for row in swap):
         raise Invalid("Swap drive requested is larger than instance type allows.")
-    if sum(row["size_gib"] or flavor["ephemeral"] for row in plain) > flavor["ephemeral"]:
+    if any(row["guest_format"] not in (None, "", "ephemeral", *FILE_SYSTEMS) for row in plain):
+        raise _bad(f"A local disk may be formatted with {', '.join(FILE_SYSTEMS)}.")
+    if sum(row["size_gib"] or 1 for row in plain) > flavor["ephemeral"]:
         raise Invalid(
             "Ephemeral disks requested are larger than the instance type allows. If no size is given in one block "
             "device mapping, flavor ephemeral size will be used."
@@ -309,6 +328,14 @@ def _name_devices(rows: list[dict[str, Any]]) -> None:
     rows[0]["device_name"] = rows[0]["device_name"] or ROOT
     for position, row in enumerate(rows):
         row["position"] = position
+    for row in rows:
+        if is_local(row) and row["device_name"] is None:
+            row["device_name"] = next_name(rows, None)
+
+
+def is_local(row: Mapping[str, Any]) -> bool:
+    """Whether a block device is one that the host makes empty beside the root disk."""
+    return bool(row["source_type"] == "blank" and row["destination_type"] == "local")
 
 
 def written(disks: Sequence[Mapping[str, Any]], server_id: str, now: float) -> list[dict[str, Any]]:
@@ -333,7 +360,7 @@ def attached(
     }  # fmt: skip
 
 
-def next_name(rows: Sequence[Row], wished: str | None) -> str:
+def next_name(rows: Sequence[Mapping[str, Any]], wished: str | None) -> str:
     """A free device name on a server; raises Conflict or Invalid for a bad wish."""
     taken = {row["device_name"] for row in rows if row["device_name"]} | {ROOT}
     if wished is not None:

@@ -16,11 +16,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import String, cast, select
+from sqlalchemy import select
 
 from cumulet.compute.logic import Compute
 from cumulet.compute.metadata import documents
-from cumulet.compute.models import SERVERS
+from cumulet.compute.models import ADDRESSES, BLOCK_DEVICES, SERVERS
 from cumulet.kernel import ids
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.errors import Conflict, Fault, Invalid, MethodNotAllowed, NotFound, TooLarge
@@ -81,7 +81,7 @@ class MetadataApp:
             raise MethodNotAllowed
         if parts[:1] == ["openstack"]:
             return 200, *self._openstack(server, parts[1:])
-        return 200, "text/plain", self._ec2(server, parts)
+        return 200, "text/plain", await self._ec2(server, parts)
 
     # ---- who asks
 
@@ -97,11 +97,10 @@ class MetadataApp:
             raise NotFound from None
         if not ids.is_uuid(network_id):
             raise NotFound
-        text = cast(SERVERS.c.network_cache, String)
-        near = select(SERVERS).where(
-            SERVERS.c.deleted_at.is_(None), text.like(f'%"addr":"{plain}"%'), text.like(f'%"{network_id}"%')
-        )
-        found = [row for row in await self._compute.db.all(near) if _has(row, network_id, plain)]
+        a = ADDRESSES.c
+        here = select(a.server_id).where(a.network_id == network_id, a.address == plain)
+        living = select(SERVERS).where(SERVERS.c.id.in_(here), SERVERS.c.deleted_at.is_(None))
+        found = await self._compute.db.all(living, point=True)
         if len(found) != 1:
             raise NotFound
         return found[0]
@@ -128,7 +127,7 @@ class MetadataApp:
         kind = "application/json" if parts[1].endswith(".json") else "text/plain"
         return ("application/octet-stream" if parts[1] == "user_data" else kind), have[parts[1]]
 
-    def _ec2(self, server: Row, parts: list[str]) -> bytes:
+    async def _ec2(self, server: Row, parts: list[str]) -> bytes:
         if not parts:
             return "\n".join(documents.EC2_VERSIONS).encode()
         if parts[0] not in documents.EC2_VERSIONS:
@@ -139,7 +138,10 @@ class MetadataApp:
             return documents.decoded(server["user_data"])
         if parts[1] != "meta-data":
             raise NotFound
-        found: Any = documents.ec2_metadata(server, domain=self._compute.settings.dhcp_domain)
+        own = select(BLOCK_DEVICES).where(BLOCK_DEVICES.c.server_id == server["id"])
+        devices = await self._compute.db.all(own.order_by(BLOCK_DEVICES.c.position), point=True)
+        whole = {**server, "block_devices": devices}
+        found: Any = documents.ec2_metadata(whole, domain=self._compute.settings.dhcp_domain)
         for part in parts[2:]:
             if not isinstance(found, dict) or part not in found or part == "_name":
                 raise NotFound
@@ -156,14 +158,6 @@ class MetadataApp:
                 raise Conflict("The password was set before.")
 
         await self._compute.db.run(body)
-
-
-def _has(row: Row, network_id: str, address: str) -> bool:
-    return any(
-        vif["network_id"] == network_id
-        and any(one["addr"] == address and one["type"] == "fixed" for one in vif["addresses"])
-        for vif in row["network_cache"]
-    )
 
 
 def _lines(found: Any) -> bytes:

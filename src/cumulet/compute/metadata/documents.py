@@ -34,7 +34,7 @@ Server = Mapping[str, Any]
 def documents_for(server: Server, *, domain: str = DOMAIN) -> dict[str, bytes]:
     """All files of a config drive by their path.
 
-    ``server`` is the server's row; ``admin_pass`` (clear) may be added to it.
+    ``server`` is the server's row; ``admin_pass`` (clear) and ``block_devices`` (rows) may be added to it.
     """
     seed = random_seed()
     found: dict[str, bytes] = {}
@@ -198,7 +198,7 @@ def ec2_metadata(server: Server, *, domain: str = DOMAIN) -> dict[str, Any]:
         "ami-id": "ami-" + (server.get("image_id") or "")[:8],
         "ami-launch-index": server.get("launch_index") or 0,
         "ami-manifest-path": "",
-        "block-device-mapping": {"ami": root.removeprefix("/dev/"), "root": root},
+        "block-device-mapping": {"ami": root.removeprefix("/dev/"), "root": root, **_local_disks(server)},
         "hostname": name,
         "instance-action": "none",
         "instance-id": f"i-{server['number']:08x}",
@@ -214,3 +214,13 @@ def ec2_metadata(server: Server, *, domain: str = DOMAIN) -> dict[str, Any]:
     if key := server.get("key_data"):
         told["public-keys"] = {"0": {"_name": key["name"], "openssh-key": key["public_key"]}}
     return told
+
+
+def _local_disks(server: Server) -> dict[str, str]:
+    """``ephemeral0`` …, ``swap`` → device name, of the block devices that may stand beside the record."""
+    found: dict[str, str] = {}
+    for row in server.get("block_devices") or []:
+        if (row["source_type"], row["destination_type"]) == ("blank", "local") and row["device_name"]:
+            number = sum(name != "swap" for name in found)
+            found["swap" if row["guest_format"] == "swap" else f"ephemeral{number}"] = row["device_name"]
+    return found

@@ -19,6 +19,7 @@ from cumulet.compute.sagas.params import CreateServer
 from cumulet.compute.sagas.world import World, gone_is_fine, set_fault
 from cumulet.compute.scheduler.rpc import RELEASE, SELECT_AND_CLAIM, GroupWish, ReleaseHost, SelectHost
 from cumulet.compute.states import SERVER
+from cumulet.compute.vifs import keep_vifs
 from cumulet.kernel import clock, ids, trace
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.saga import Cancelled, Failed, RetryFrom, Run, Saga, Step, Wait
@@ -100,7 +101,7 @@ async def unbuild(run: Run) -> None:
     await world.drop_ports(run.subject, our_ports(run.params))
 
     async def record(tx: Transaction) -> None:
-        await tx.run(SERVERS.update().where(SERVERS.c.id == run.subject).values(built=None, network_cache=[]))
+        await keep_vifs(tx, run.subject, [], built=None)
 
     run.commit(record)
 
@@ -185,7 +186,9 @@ async def _request(world: World, server: Row, params: CreateServer, attempt: int
     return SelectHost(
         server_id=server["id"], attempt=attempt, project_id=server["project_id"], user_id=server["user_id"],
         vcpus=flavor["vcpus"], memory_mib=flavor["ram"],
-        disk_gib=(flavor["disk"] if server["image_id"] else 0) + flavor.get("ephemeral", 0),
+        disk_gib=(flavor["disk"] if server["image_id"] else 0)
+        + flavor.get("ephemeral", 0)
+        - (-flavor.get("swap", 0) // 1024),
         exclude=list(tried), force_host=params.forced_host, force_node=params.forced_node,
         destination=params.requested_destination, availability_zone=params.availability_zone,
         hints=hints, hosts_of=hosts_of,

@@ -17,6 +17,7 @@ from cumulet.compute.sagas.params import CreateServer, DeleteServer
 from cumulet.compute.sagas.world import World, set_fault
 from cumulet.compute.scheduler.rpc import RELEASE, ReleaseHost
 from cumulet.compute.states import SERVER
+from cumulet.compute.vifs import keep_vifs
 from cumulet.kernel import clock
 from cumulet.kernel.db import Transaction
 from cumulet.kernel.saga import Failed, Run, Saga, Step, Wait
@@ -80,9 +81,8 @@ async def bury(run: Run) -> None:
         await world.quota.give(tx, row["project_id"], freed)
         await tx.run(BLOCK_DEVICES.delete().where(BLOCK_DEVICES.c.server_id == run.subject))
         now = clock.now()
-        await SERVER.finish(
-            tx, "delete", run.subject, power_state=0, deleted_at=now, terminated_at=now, network_cache=[], fault=None
-        )
+        await keep_vifs(tx, run.subject, [])
+        await SERVER.finish(tx, "delete", run.subject, power_state=0, deleted_at=now, terminated_at=now, fault=None)
         await world.outbox.add(tx, "instance.delete.end", {"server_id": run.subject})
 
     run.commit(record)

@@ -11,6 +11,7 @@ from cumulet.compute.models import SERVERS
 from cumulet.compute.rpc import PLUG_PORT, UNPLUG_PORT, PlugPort, UnplugPort
 from cumulet.compute.sagas.params import AttachInterface, DetachInterface
 from cumulet.compute.sagas.world import World, gone_is_fine, set_fault
+from cumulet.compute.vifs import keep_vifs
 from cumulet.kernel.db import Transaction
 from cumulet.kernel.saga import Cancelled, Failed, Run, Saga, Step
 
@@ -62,7 +63,7 @@ async def detach(run: Run) -> None:
         kept = [slot for slot in slots if params.port_id not in (slot.get("new_port_id"), slot.get("port_id"))]
         now = await tx.first(select(SERVERS.c.network_cache).where(SERVERS.c.id == run.subject))
         cache = [vif for vif in (now["network_cache"] if now else None) or [] if vif.get("port_id") != params.port_id]
-        await tx.run(SERVERS.update().where(SERVERS.c.id == run.subject).values(slots=kept, network_cache=cache))
+        await keep_vifs(tx, run.subject, cache, slots=kept)
 
     run.commit(record)
 

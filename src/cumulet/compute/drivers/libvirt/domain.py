@@ -70,6 +70,8 @@ class Files:
     serial: str
     vnc: str
     agent: str
+    local: tuple[str, ...] = ()
+    """Its local disks, in the order of the plan."""
 
 
 def domain_uuid(server_id: str) -> str:
@@ -110,7 +112,7 @@ def domain_xml(plan: GuestPlan, machine: Machine, files: Files) -> str:
     if plan.config_drive is not None or any(disk.cdrom for disk in plan.disks):
         _add(devices, "controller", type="scsi", model="virtio-scsi")
     fixed = 4  # virtio serial, balloon, random, SCSI
-    for _ in range(SPARE_PORTS + fixed + 1 + len(plan.disks) + len(plan.nics)):
+    for _ in range(SPARE_PORTS + fixed + 1 + len(plan.disks) + len(plan.local_disks) + len(plan.nics)):
         _add(devices, "controller", type="pci", model="pcie-root-port")
     _add_disks(devices, plan, files)
     for nic in plan.nics:
@@ -164,11 +166,19 @@ def _add_disks(devices: etree._Element, plan: GuestPlan, files: Files) -> None:
         _add(disk, "target", dev="vda", bus="virtio")
         _add(disk, "boot", order="1")
     used = {"vda"} if plan.root is not None else set()
-    for order, entry in enumerate(plan.disks):
+    booting = 0 if plan.root is not None else 1
+    for entry in plan.disks[:booting]:
         element = disk_element(entry, used)
-        if plan.root is None and order == 0:
-            _add(element, "boot", order="1")
+        _add(element, "boot", order="1")
         devices.append(element)
+    for path in files.local:
+        disk = _add(devices, "disk", type="file", device="disk")
+        _add(disk, "driver", name="qemu", type="raw", cache="writeback", discard="unmap")
+        _add(disk, "source", file=path)
+        _add(disk, "backingStore")
+        _add(disk, "target", dev=_take(_VIRTIO_NAMES, None, used), bus="virtio")
+    for entry in plan.disks[booting:]:
+        devices.append(disk_element(entry, used))
     if plan.config_drive is not None:
         drive = GuestDisk(serial="config-drive", path=plan.config_drive, format="raw", cdrom=True, read_only=True)
         devices.append(disk_element(drive, used))
@@ -238,6 +248,12 @@ def read_disks(text: str) -> list[Device]:
         if serial and serial != "config-drive":
             found.append(Device(serial, _attribute(disk, "alias", "name"), _attribute(disk, "target", "dev")))
     return found
+
+
+def read_bases(text: str) -> list[str]:
+    """The files on which the overlays of a domain document stand."""
+    found = (element.get("file", "") for element in _parse(text).iterfind("devices/disk//backingStore/source"))
+    return sorted({path for path in found if path})
 
 
 def read_targets(text: str) -> set[str]:

@@ -168,9 +168,8 @@ class LibvirtHypervisor:
                 await self._remove(key)
             text: str | None = None
             if attempt != plan.attempt:
-                files, complete = await self._connection.work(lambda: self._storage.prepare(plan))
-                if not complete:
-                    await self._storage.make_root(plan, files)
+                files, missing = await self._connection.work(lambda: self._storage.prepare(plan))
+                await self._storage.make_disks(plan, files, missing)
                 text = doc.domain_xml(plan, self._machine, files)
 
             def run(conn: libvirt.virConnect) -> GuestState:

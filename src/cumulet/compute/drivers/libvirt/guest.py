@@ -97,6 +97,7 @@ def state(domain: libvirt.virDomain, tag: doc.Tag) -> GuestState:
         power_state=power(domain),
         disks=[disk.key for disk in doc.read_disks(text)],
         macs=[nic.key for nic in doc.read_nics(text)],
+        bases=doc.read_bases(text),
     )
 
 

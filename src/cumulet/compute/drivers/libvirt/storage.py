@@ -14,11 +14,12 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from cumulet.compute.drivers.libvirt.connection import reason
 from cumulet.compute.drivers.libvirt.domain import FORMATS, Files, domain_uuid
-from cumulet.compute.drivers.model import GuestPlan, HypervisorError, RootDisk
+from cumulet.compute.drivers.model import FORMATS_INSIDE, GuestPlan, HypervisorError, LocalDisk, RootDisk
 from cumulet.kernel.pools import ProgramFailed, run_program
 
 KEEP_LOG_BYTES = 2 << 20
@@ -27,6 +28,13 @@ KEEP_LOG_BYTES = 2 << 20
 _LIMITS = {"as": 1 << 30, "cpu": 30}  # bytes of address space, seconds: an image must not take the host down
 _SECONDS = 60.0
 _GIB = 1 << 30
+_PROGRAMS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+_LAZY = ("-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-L")
+_MAKERS = {
+    "ext2": ("mkfs.ext2", *_LAZY), "ext3": ("mkfs.ext3", *_LAZY), "ext4": ("mkfs.ext4", *_LAZY),
+    "vfat": ("mkfs.vfat", "-n"), "swap": ("mkswap", "-L"),
+}  # fmt: skip
+"""Format → the program that makes it, up to the label."""
 _LONGEST_SOCKET = 107  # bytes of sun_path without the final NUL (unix(7))
 _KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE (fallocate(2))
 
@@ -60,7 +68,9 @@ class Storage:
     def directory(self, server_id: str) -> Path:
         return self._guests / domain_uuid(server_id)
 
-    def files(self, server_id: str, attempt: int = 0, root: RootDisk | None = None) -> Files:
+    def files(
+        self, server_id: str, attempt: int = 0, root: RootDisk | None = None, local: Sequence[LocalDisk] = ()
+    ) -> Files:
         """The names of a guest's files; makes nothing."""
         where = self.directory(server_id)
         return Files(
@@ -70,18 +80,19 @@ class Storage:
             serial=str(where / "serial"),
             vnc=str(where / "vnc"),
             agent=str(where / "agent"),
+            local=tuple(str(where / f"local-{_plain(one.name)}.{attempt}.raw") for one in local),
         )
 
-    def prepare(self, plan: GuestPlan) -> tuple[Files, bool]:
+    def prepare(self, plan: GuestPlan) -> tuple[Files, list[str]]:
         """Make the guest's directory and its empty log, and remove what an earlier attempt left.
 
-        Returns the names, and whether the disks are complete already.
+        Returns the names, and the paths of the disks that are not there yet.
         """
-        files = self.files(plan.server_id, plan.attempt, plan.root)
+        files = self.files(plan.server_id, plan.attempt, plan.root, plan.local_disks)
         where = self.directory(plan.server_id)
         self._ensure_shared(where)
-        for stale in where.glob("root.*"):
-            if str(stale) != files.root:
+        for stale in (*where.glob("root.*"), *where.glob("local-*")):
+            if str(stale) not in (files.root, *files.local):
                 stale.unlink()
         log = os.open(files.console, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
         try:
@@ -89,9 +100,38 @@ class Storage:
                 os.fchmod(log, 0o660)
         finally:
             os.close(log)
-        return files, files.root is None or os.path.exists(files.root)
+        return files, [path for path in (files.root, *files.local) if path is not None and not os.path.exists(path)]
 
-    async def make_root(self, plan: GuestPlan, files: Files) -> None:
+    async def make_disks(self, plan: GuestPlan, files: Files, missing: Sequence[str]) -> None:
+        """Make the ``missing`` disks; raises HypervisorError (too small, no space, ...)."""
+        if files.root in missing:
+            await self._make_root(plan, files)
+        for disk, path in zip(plan.local_disks, files.local, strict=True):
+            if path in missing:
+                await self._make_local(disk, path)
+
+    async def _make_local(self, disk: LocalDisk, path: str) -> None:
+        """A sparse file with an empty file system, or swap space, on it."""
+        make = _MAKERS.get(disk.format)
+        if make is None:
+            raise HypervisorError(f"the format of a local disk must be one of {', '.join(FORMATS_INSIDE)}")
+        partial = f"{path}.part"
+        size = disk.size_mib << 20
+        if size > self.space()[1]:
+            raise HypervisorError(f"the host has no room for a local disk of {disk.size_mib} MiB")
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
+        try:
+            os.ftruncate(handle, size)
+            os.fchmod(handle, 0o660)
+        finally:
+            os.close(handle)
+        program = shutil.which(make[0], path=_PROGRAMS)
+        if program is None:
+            raise HypervisorError(f"{make[0]} is not on this host")
+        await _run(program, *make[1:], _plain(disk.name), partial)
+        os.rename(partial, path)
+
+    async def _make_root(self, plan: GuestPlan, files: Files) -> None:
         """Make the root disk as an overlay on its base; raises HypervisorError (too small, no space, ...)."""
         root = plan.root
         assert root is not None
@@ -167,11 +207,23 @@ class Storage:
         return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
 
 
+def _plain(name: str) -> str:
+    """The name of a local disk, which becomes a file's name and a label."""
+    if not (name.isascii() and name.isalnum() and len(name) <= 11):
+        raise HypervisorError("the name of a local disk must be letters and digits")
+    return name
+
+
 async def _qemu_img(*arguments: str) -> bytes:
+    return await _run("qemu-img", *arguments)
+
+
+async def _run(program: str, *arguments: str) -> bytes:
+    name = os.path.basename(program)
     try:
-        done = await run_program(["qemu-img", *arguments], timeout=_SECONDS, limits=_LIMITS)
+        done = await run_program([program, *arguments], timeout=_SECONDS, limits=_LIMITS)
     except TimeoutError:
-        raise HypervisorError("qemu-img did not finish in time") from None
+        raise HypervisorError(f"{name} did not finish in time") from None
     except ProgramFailed as error:
-        raise HypervisorError(f"the root disk could not be made: {reason(error)}") from error
+        raise HypervisorError(f"a disk could not be made by {name}: {reason(error)}") from error
     return done.stdout
