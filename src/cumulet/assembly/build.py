@@ -22,7 +22,7 @@ from cumulet.assembly.table import ALL_ROLES, SERVICES, Entry, catalogue
 from cumulet.client.identity import TokenAuthenticator
 from cumulet.client.session import ServiceSession
 from cumulet.client.transport import AbsentTransport, LocalTransport, RemoteTransport
-from cumulet.kernel import trace
+from cumulet.kernel import halts, trace
 from cumulet.kernel.bus import Bus, MemoryBus
 from cumulet.kernel.db import Database
 from cumulet.kernel.db.schema import ensure_schema
@@ -159,7 +159,7 @@ async def build(
     """
     config = settings.section("cloud", CloudConfig)
     wanted = set(roles)
-    bus: Bus = MemoryBus()
+    bus: Bus = halts.around(MemoryBus(), "rpc", "call", "cast")
     buffer = trace.Buffer()
     trace.use_buffer(buffer)
     secrets = SecretFile(data / "secrets.json")

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from cumulet.kernel import clock, context, errors, trace
+from cumulet.kernel import clock, context, errors, halts, trace
 from cumulet.kernel.errors import Fault, Unauthorized
 from cumulet.kernel.registry import Reply, Transport
 
@@ -70,7 +70,9 @@ class ServiceSession:
         """
         caller = context.current()
         user_token = caller.token if caller is not None and not as_service else None
+        await halts.request(f"{service} {method} {path}", "before")
         reply = await self._once(service, method, path, body, headers, user_token, timeout)
+        await halts.request(f"{service} {method} {path}", "after")
         if reply.status == 401 and isinstance(body, bytes):
             await reply.read()
             if user_token is None:

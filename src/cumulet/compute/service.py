@@ -12,9 +12,12 @@ from cumulet.client.placement import PlacementClient
 from cumulet.client.session import ServiceSession
 from cumulet.client.volume import VolumeClient
 from cumulet.compute.config import ComputeConfig
-from cumulet.kernel import ids
+from cumulet.kernel import halts, ids
 from cumulet.kernel.pools import Pool
 from cumulet.kernel.registry import Parts, Role, Service
+
+EFFECTS = ("ensure_running", "ensure_absent", "attach_disk", "detach_disk", "attach_nic", "detach_nic", "start", "stop")
+"""Methods of a hypervisor that change something on the host."""
 
 
 async def build(parts: Parts, roles: set[str]) -> Service:
@@ -118,7 +121,8 @@ def _agent(parts: Parts, config: ComputeConfig, session: ServiceSession) -> Role
     tools = Tools(
         host=parts.host, bus=parts.bus, image=images, network=network, volume=VolumeClient(session),
         cache=ImageCache(home / "images", images, files, gid), wiring=Wiring(network, parts.host, host_ip),
-        hypervisor=_hypervisor(parts, home), files=files, drives=home / "drives", gid=gid,
+        hypervisor=halts.around(_hypervisor(parts, home), "hypervisor", *EFFECTS),
+        files=files, drives=home / "drives", gid=gid,
     )  # fmt: skip
     agent = ComputeAgent(tools)
     reporter = Reporter(

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 from sqlalchemy import Table, select
 
-from cumulet.kernel import clock, context, ids, trace
+from cumulet.kernel import clock, context, halts, ids, trace
 from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.loops import Loop
 from cumulet.kernel.saga.model import Cancelled, Failed, RetryFrom, Run, Saga, Step, Wait, failure_of
@@ -61,7 +61,7 @@ class SagaEngine:
         self._sagas = {(saga.name, saga.version): saga for saga in sagas}
         self._newest = {saga.name: saga for saga in sorted(self._sagas.values(), key=lambda one: one.version)}
         self._component, self._host, self._sole = component, host, sole
-        self._workers, self._lease, self._hooks = workers, lease, hooks
+        self._workers, self._lease, self._hooks = workers, lease, hooks or halts.saga_hooks()
         self._owner = ids.new_uuid()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._poked: set[str] = set()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cloud in a process of its own, in a fresh directory: started, killed, stopped and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+READY_WITHIN = 60.0
+
+
+class CloudProcess:
+    """One `cumulet up` with simulated machines."""
+
+    def __init__(self, data: Path, *, halts: bool = False) -> None:
+        """``halts``: the process can be made to stand still at chosen points (``kernel.halts``)."""
+        self.data = data
+        self.halts = data.parent / f"{data.name}.halts" if halts else None
+        self._port = 0
+        self._process: asyncio.subprocess.Process | None = None
+        self.starts = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> float:
+        """Start (again, on the same port) and wait until it serves; returns how many seconds that took."""
+        begun = time.monotonic()
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("OS_", "CUMULET_"))}
+        if self.halts is not None:
+            self.halts.mkdir(parents=True, exist_ok=True)
+            environment["CUMULET_HALTS"] = str(self.halts)
+        words = [
+            "up",
+            "--data",
+            str(self.data),
+            "--port",
+            str(self._port),
+            "--hypervisor",
+            "simulated",
+            "--name",
+            "here",
+        ]
+        self.data.mkdir(parents=True, exist_ok=True)
+        with open(self.data / "console.log", "ab") as out:  # noqa: ASYNC230 - only the child writes to it
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "cumulet.cli", *words, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out,
+                env=environment, start_new_session=True,
+            )  # fmt: skip
+        while not self._is_ready():
+            if self._process.returncode is not None:
+                told = (self.data / "console.log").read_text(errors="replace")
+                raise RuntimeError(f"the cloud did not start: {told[-2000:]}")
+            if time.monotonic() > begun + READY_WITHIN:
+                raise RuntimeError(f"the cloud was not up in {READY_WITHIN:g} s")
+            await asyncio.sleep(0.02)
+        self.starts += 1
+        return time.monotonic() - begun
+
+    def _is_ready(self) -> bool:
+        try:
+            facts: dict[str, Any] = json.loads((self.data / "run.json").read_bytes())
+        except (OSError, ValueError):
+            return False
+        if self._process is None or facts.get("pid") != self._process.pid:
+            return False
+        self._port = int(facts["port"])
+        return True
+
+    async def kill(self) -> None:
+        """SIGKILL: nothing is finished, nothing is said."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """SIGTERM, and wait."""
+        await self._end(signal.SIGTERM)
+
+    async def _end(self, how: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(how)
+            await self._process.wait()
+
+    async def freeze(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after that time: every lease that it held is over when it wakes up."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def hold(self, points: list[str]) -> None:
+        """From now on flows stand still at these points; none: all go on."""
+        assert self.halts is not None
+        fresh = self.halts / "plan.new"
+        fresh.write_text(json.dumps(points))
+        fresh.replace(self.halts / "plan")
+
+    def lines(self, name: str, after: int = 0) -> list[str]:
+        """The points that flows ``reached``, or stand still at (``held``)."""
+        assert self.halts is not None
+        try:
+            return (self.halts / name).read_text().splitlines()[after:]
+        except FileNotFoundError:
+            return []

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done to the cloud while it is killed: one row per operation.
+
+Each makes what it needs (``prepare``), does one thing (``act``), which may go
+unanswered, and leaves things whose end anybody can see through the API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cumulet.cli.chaos.user import Reply, User
+
+Item = dict[str, str]
+
+
+@dataclass
+class Site:
+    """The cloud as its users know it."""
+
+    user: User
+    admin: User
+    image: str = ""
+    private: str = ""
+    public: str = ""
+    made: int = 0
+    names: set[str] = field(default_factory=set)
+
+    async def open(self) -> None:
+        """Find image and networks, and let the quota allow what is to come."""
+        self.image = (await self.user.listed("/image/v2/images", "images"))[0]["id"]
+        networks = {one["name"]: one["id"] for one in await self.user.listed("/network/v2.0/networks", "networks")}
+        self.private, self.public = networks["private"], networks["public"]
+        project = (await self.user.listed("/identity/v3/auth/projects", "projects"))[0]["id"]
+        many = {"instances": 2000, "cores": 4000, "ram": 4_000_000}
+        await self.admin.need("PUT", f"/compute/v2.1/os-quota-sets/{project}", {"quota_set": many})
+        some = {"volumes": 2000, "gigabytes": 4000}
+        await self.admin.need("PUT", f"/volume/v3/os-quota-sets/{project}", {"quota_set": some})
+        ports = {"port": 2000, "floatingip": 200}
+        await self.admin.need("PUT", f"/network/v2.0/quotas/{project}", {"quota": ports})
+        await self.admin.when(lambda: self.admin.listed("/compute/v2.1/os-hypervisors", "hypervisors"))
+
+    def name(self, what: str) -> str:
+        self.made += 1
+        return f"{what}-{self.made}"
+
+    # ---- things
+
+    async def volume(self) -> str:
+        made = await self.user.need("POST", "/volume/v3/volumes", {"volume": {"size": 1}})
+        volume_id: str = made["volume"]["id"]
+        await self.user.until(f"/volume/v3/volumes/{volume_id}", "volume", ["available"])
+        return volume_id
+
+    async def port(self) -> str:
+        made = await self.user.need("POST", "/network/v2.0/ports", {"port": {"network_id": self.private}})
+        port_id: str = made["port"]["id"]
+        return port_id
+
+    async def post_server(self, item: Item) -> Reply:
+        """A server with a NIC of its own, the user's port and the user's volume, as far as the item has them."""
+        nics: list[dict[str, str]] = [{"uuid": self.private}]
+        if "port" in item:
+            nics.append({"port": item["port"]})
+        body: dict[str, Any] = {"name": self.name("s"), "flavorRef": "42", "imageRef": self.image, "networks": nics}
+        if "volume" in item:
+            root = {"boot_index": 0, "uuid": self.image, "source_type": "image", "destination_type": "local",
+                    "delete_on_termination": True}  # fmt: skip
+            more = {"boot_index": -1, "uuid": item["volume"], "source_type": "volume", "destination_type": "volume"}
+            body["block_device_mapping_v2"] = [root, more]
+        return await self.user.ask("POST", "/compute/v2.1/servers", {"server": body})
+
+    async def server(self, item: Item) -> str:
+        """An ACTIVE server."""
+        reply = await self.post_server(item)
+        if not reply.good:
+            raise RuntimeError(f"a server was refused: {reply.status} {reply.json}")
+        server_id: str = reply.json["server"]["id"]
+        await self.user.until(f"/compute/v2.1/servers/{server_id}", "server", ["ACTIVE"])
+        return server_id
+
+    async def floating(self) -> str:
+        body = {"floatingip": {"floating_network_id": self.public}}
+        made = await self.user.need("POST", "/network/v2.0/floatingips", body)
+        floating_id: str = made["floatingip"]["id"]
+        return floating_id
+
+    async def first_port(self, server_id: str) -> str:
+        ports = await self.user.listed(f"/network/v2.0/ports?device_id={server_id}", "ports")
+        port_id: str = ports[0]["id"]
+        return port_id
+
+    async def attach(self, item: Item) -> Reply:
+        body = {"volumeAttachment": {"volumeId": item["volume"]}}
+        return await self.user.ask("POST", f"/compute/v2.1/servers/{item['server']}/os-volume_attachments", body)
+
+    async def lead(self, item: Item, port: str | None) -> Reply:
+        """Let the item's floating IP lead to a port, or nowhere."""
+        body = {"floatingip": {"port_id": port}}
+        return await self.user.ask("PUT", f"/network/v2.0/floatingips/{item['floating']}", body)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One operation."""
+
+    name: str
+    prepare: Callable[[Site], Awaitable[Item]]
+    act: Callable[[Site, Item], Awaitable[Any]]
+    done: Callable[[Site, Item], Awaitable[bool]]
+    """Whether the operation is over (asked while nothing is killed)."""
+
+
+async def _nothing_yet(site: Site) -> Item:
+    volume, port = await asyncio.gather(site.volume(), site.port())
+    return {"volume": volume, "port": port}
+
+
+async def _whole_server(site: Site) -> Item:
+    item = {"volume": await site.volume()}
+    return {**item, "server": await site.server(item)}
+
+
+async def _server_and_volume(site: Site) -> Item:
+    volume, server = await asyncio.gather(site.volume(), site.server({}))
+    return {"volume": volume, "server": server}
+
+
+async def _attached(site: Site) -> Item:
+    item = await _server_and_volume(site)
+    await site.attach(item)
+    await site.user.until(f"/volume/v3/volumes/{item['volume']}", "volume", ["in-use"])
+    return item
+
+
+async def _server_and_floating(site: Site) -> Item:
+    server, floating = await asyncio.gather(site.server({}), site.floating())
+    return {"server": server, "floating": floating, "port": await site.first_port(server)}
+
+
+async def _associated(site: Site) -> Item:
+    item = await _server_and_floating(site)
+    await site.lead(item, item["port"])
+    await site.user.until(f"/network/v2.0/floatingips/{item['floating']}", "floatingip", ["ACTIVE"])
+    return item
+
+
+async def _delete(site: Site, item: Item) -> Any:
+    return await site.user.ask("DELETE", f"/compute/v2.1/servers/{item['server']}")
+
+
+async def _detach(site: Site, item: Item) -> Any:
+    path = f"/compute/v2.1/servers/{item['server']}/os-volume_attachments/{item['volume']}"
+    return await site.user.ask("DELETE", path)
+
+
+async def _all_at_rest(site: Site, item: Item) -> bool:
+    return all(one["status"] != "BUILD" and one["OS-EXT-STS:task_state"] is None for one in await site.user.servers())
+
+
+async def _volume_is(site: Site, item: Item, status: str) -> bool:
+    reply = await site.user.ask("GET", f"/volume/v3/volumes/{item['volume']}")
+    return bool(reply.good and reply.json["volume"]["status"] == status)
+
+
+async def _no_saga(site: Site, item: Item) -> bool:
+    told = await site.admin.listed("/network/v2.0/cumulet/owned?kind=saga", "owned")
+    return not told
+
+
+SCENARIOS = {
+    one.name: one
+    for one in (
+        Scenario("create", _nothing_yet, lambda site, item: site.post_server(item), _all_at_rest),
+        Scenario("delete", _whole_server, _delete, _all_at_rest),
+        Scenario("attach", _server_and_volume, lambda site, item: site.attach(item),
+                 lambda site, item: _volume_is(site, item, "in-use")),
+        Scenario("detach", _attached, _detach, lambda site, item: _volume_is(site, item, "available")),
+        Scenario("associate", _server_and_floating, lambda site, item: site.lead(item, item["port"]), _no_saga),
+        Scenario("disassociate", _associated, lambda site, item: site.lead(item, None), _no_saga),
+    )
+}  # fmt: skip

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clouds in processes of their own: killed, stopped, spread."""
