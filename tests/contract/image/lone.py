@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 from sqlalchemy import MetaData
@@ -67,19 +68,35 @@ class Played:
         return Verified(caller, clock.now() + 3600)
 
 
-class PlayedTokens:
-    """The one request that a service makes of identity: a token of its own user."""
+class PlayedIdentity:
+    """What a service asks of identity: a token of its own user, and lists of what the test put there."""
+
+    def __init__(self) -> None:
+        self.lists: dict[str, list[dict[str, Any]]] = {
+            "services": [{"id": "played-image", "type": "image"}],
+            "registered_limits": [],
+            "limits": [],
+            "endpoints": [],
+        }
 
     async def send(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *, timeout: float = 60.0
     ) -> LocalReply:
-        assert (method, path.partition("?")[0]) == ("POST", "/v3/auth/tokens")
-        user = orjson.loads(body)["auth"]["identity"]["password"]["user"]["name"]
+        target, _, query = path.partition("?")
+        status, more = 200, {}
+        if method == "POST" and target == "/v3/auth/tokens":
+            user = orjson.loads(body)["auth"]["identity"]["password"]["user"]["name"]
+            status, more = 201, {"x-subject-token": f"{user}@service:admin,service"}
+            answer: Any = {"token": {"expires_at": clock.iso_micro_z(clock.now() + 3600)}}
+        else:
+            assert method == "GET", path
+            name = target.removeprefix("/v3/")
+            asked = dict(parse_qsl(query))
+            answer = {name: [one for one in self.lists[name] if all(one.get(k, v) == v for k, v in asked.items())]}
         pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
-        expires = clock.iso_micro_z(clock.now() + 3600)
-        pieces.put_nowait(orjson.dumps({"token": {"expires_at": expires}}))
+        pieces.put_nowait(orjson.dumps(answer))
         pieces.put_nowait(None)
-        return LocalReply(201, {"x-subject-token": f"{user}@service:admin,service"}, pieces)
+        return LocalReply(status, more, pieces)
 
 
 @dataclass
@@ -102,6 +119,7 @@ class Lone:
     service: Service
     parts: Parts
     transport: LocalTransport
+    identity: PlayedIdentity
 
     @property
     def inner(self) -> Any:
@@ -152,6 +170,7 @@ async def lone_service(
     """
     data.mkdir(parents=True, exist_ok=True)
     databases: list[Database] = []
+    identity = PlayedIdentity()
 
     async def open_database(name: str, metadata: MetaData, migrations: Path | None) -> Database:
         made: Database
@@ -166,7 +185,7 @@ async def lone_service(
         return made
 
     def transport(type_: str) -> Any:
-        known = {"identity": PlayedTokens(), **(others or {})}
+        known = {"identity": identity, **(others or {})}
         return known.get(type_) or AbsentTransport(type_)
 
     secrets = SecretFile(data / "secrets.json")
@@ -191,7 +210,7 @@ async def lone_service(
             await service.bootstrap({})
         for task in tasks:
             await task.start()
-        yield Lone(service, parts, LocalTransport(app, mount, package))
+        yield Lone(service, parts, LocalTransport(app, mount, package), identity)
     finally:
         for task in reversed(tasks):
             await task.stop()

@@ -11,6 +11,8 @@ from tests.contract.image.lone import ADMIN, ALT, DEMO, READER, Lone, project
 
 PATCH = {"content-type": "application/openstack-images-v2.1-json-patch"}
 
+METHODS = ["glance-direct", "web-download", "copy-image", "glance-download"]
+
 
 async def make(image: Lone, token: str = DEMO, **body: Any) -> dict[str, Any]:
     reply = await image.request("POST", "/v2/images", body, token=token)
@@ -46,7 +48,7 @@ async def test_schemas_and_info(image: Lone) -> None:
         assert (await image.request("GET", f"/v2/schemas/{name}")).json["name"] == name
     assert (await image.request("GET", "/v2/schemas/nonsense")).status == 404
     methods = (await image.request("GET", "/v2/info/import")).json
-    assert methods["import-methods"]["value"] == ["glance-direct"]
+    assert methods["import-methods"]["value"] == METHODS
     assert (await image.request("GET", "/v2/info/stores")).json["stores"][0]["id"] == "file"
     assert (await image.request("GET", "/v2/info/stores/detail")).status == 403
     assert (await image.request("GET", "/v2/info/stores/detail", token=ADMIN)).status == 200
@@ -65,7 +67,7 @@ async def test_create_answers_the_published_document(image: Lone) -> None:
         },
     )  # fmt: skip
     assert reply.status == 201
-    assert reply.headers["openstack-image-import-methods"] == "glance-direct"
+    assert reply.headers["openstack-image-import-methods"] == ",".join(METHODS)
     assert reply.headers["openstack-image-store-ids"] == "file"
     document = reply.json
     image_id = document["id"]
@@ -321,7 +323,8 @@ async def test_the_older_patch_syntax(image: Lone) -> None:
         ({"op": "add", "path": "/a/b", "value": "x"}, 400),
         ({"op": "add", "path": "/a~2", "value": "x"}, 400),
         ({"op": "add", "path": "/", "value": "x"}, 400),
-        ({"op": "add", "path": "/locations/-", "value": {}}, 403),
+        ({"op": "add", "path": "/locations/-", "value": {}}, 400),
+        ({"op": "add", "path": "/locations/-", "value": {"url": "http://a/b", "metadata": {}}}, 403),
     ],
 )
 async def test_patch_refuses(image: Lone, change: dict[str, Any], status: int) -> None:

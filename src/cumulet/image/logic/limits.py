@@ -27,16 +27,20 @@ class Limits:
     """The limits of all projects; sizes in MiB, -1 is unlimited."""
 
     def __init__(self, session: ServiceSession, config: ImageConfig) -> None:
-        self._session = session
-        self._defaults = {
+        self._session, self._config = session, config
+        self._service_id = ""
+        self._registered: dict[str, int] = {}
+        self._asked = -_FRESH
+
+    @property
+    def _defaults(self) -> dict[str, int]:
+        config = self._config
+        return {
             SIZE: config.total_mib_quota,
             STAGE: config.stage_mib_quota,
             COUNT: config.count_quota,
             UPLOADING: config.upload_count_quota,
         }
-        self._service_id = ""
-        self._registered: dict[str, int] = {}
-        self._asked = -_FRESH
 
     async def of(self, project_id: str | None) -> dict[str, int]:
         """All limits of a project by their published names."""
