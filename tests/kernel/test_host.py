@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from cumulet.kernel.host import ChannelHost, DirectHost, Fds, Host, HostError, name_of, run_privileged, serve
+from cumulet.kernel.host.parent import CRASHED, Restarts
 from cumulet.kernel.pools import Completed, Pool, ProgramFailed, run_program
 
 USER = "nobody"
@@ -298,7 +299,7 @@ def test_a_worker_that_dies_is_started_again_with_a_channel_that_works(tmp_path:
     assert process.wait(20) == 3
     assert len(set(_lines(report, 3))) == 3
     said = _said(report)
-    assert "the worker died (-9)" in said
+    assert "the worker died: it was ended by SIGKILL" in said
     assert "RuntimeError: the second turn" in said
 
 
@@ -338,7 +339,7 @@ def test_the_death_of_the_supervisor_ends_the_worker(tmp_path: Path) -> None:
 def test_a_worker_that_always_fails_is_given_up(tmp_path: Path) -> None:
     process = _run(forever_failing, report := tmp_path / "report")  # type: ignore[arg-type]
     try:
-        assert process.wait(30) == os.EX_SOFTWARE
+        assert process.wait(60) == os.EX_SOFTWARE
     finally:
         process.kill()
     assert _lines(report, 5) == ["again"] * 5
@@ -348,11 +349,49 @@ def test_a_worker_that_always_fails_is_given_up(tmp_path: Path) -> None:
 def test_a_worker_that_is_killed_is_started_again_until_we_are_told_to_stop(tmp_path: Path) -> None:
     process = _run(forever_killed, report := tmp_path / "report")  # type: ignore[arg-type]
     try:
-        _lines(report, 7)
+        _lines(report, 4)
         process.terminate()
         assert process.wait(20) in (128 + signal.SIGTERM, 128 + signal.SIGKILL)
     finally:
         process.kill()
+
+
+def _restarts(lives: list[tuple[float, bool]]) -> list[float | None]:
+    """The delays after workers that lived so many seconds, each ended by an exception or not."""
+    now = 1000.0
+    restarts, delays = Restarts(lambda: now), []
+    for seconds, crashed in lives:
+        restarts.begun()
+        now += seconds
+        delays.append(restarts.ended(crashed=crashed))
+        now += delays[-1] or 0.0
+    return delays
+
+
+def test_a_worker_that_dies_again_soon_is_started_ever_later() -> None:
+    assert _restarts([(1.0, False)] * 9) == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
+    assert _restarts([(3600.0, False)] * 4) == [0.2] * 4
+    assert _restarts([(1.0, False), (1.0, False), (60.0, False), (1.0, False)]) == [0.2, 0.4, 0.2, 0.4]
+    assert _restarts([(0.1, False)] * 5000)[-1] == 10.0
+
+
+def test_only_a_worker_that_fails_by_itself_is_given_up() -> None:
+    assert _restarts([(1.0, True)] * 5) == [0.2, 0.4, 0.8, 1.6, None]
+    assert _restarts([(1.0, True)] * 4 + [(1.0, False)] + [(1.0, True)] * 4)[-1] == 10.0
+    assert None not in _restarts([(11.0, True)] * 20)
+
+
+def test_a_death_is_told_in_words() -> None:
+    now = 0.0
+    restarts = Restarts(lambda: now)
+    for seconds, status, told in (
+        (2.5, -signal.SIGKILL, "the worker died: it was ended by SIGKILL after 2.5 s"),
+        (0.1, CRASHED, "the worker died: it ended with status 70 after 0.1 s, death 2 in a row"),
+    ):
+        restarts.begun()
+        now += seconds
+        restarts.ended(crashed=status == CRASHED)
+        assert restarts.told(status) == told
 
 
 def test_unprivileged_start_and_unknown_user_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,10 +29,12 @@ from cumulet.kernel.host.model import HostError, Operations
 CRASHED = os.EX_SOFTWARE
 """The status of a worker that ended by an exception; it is started again, as after a signal."""
 
-_LONGEST_BACKOFF = 30.0
-_QUICK = 10.0
-"""A worker that lived less than this many seconds died quickly; five quick deaths in a row by an exception are
-final. A worker that somebody kills is started again for ever."""
+_FIRST_DELAY, _LONGEST_DELAY = 0.2, 10.0
+"""Seconds until a dead worker is started again: first after a quiet time, doubled at each death that follows soon."""
+_SOON = 10.0
+"""A worker that lived less than this many seconds died soon."""
+_FINAL = 5
+"""So many deaths in a row, each soon and by an exception, are final. One that is killed is always started again."""
 _PATIENCE = 15.0
 """Seconds that the operator has to finish its operations once the worker is gone."""
 
@@ -66,23 +68,51 @@ def run_privileged(
     except KeyError:
         raise HostError(f"there is no user {user!r}: create it with 'useradd --system {user}'") from None
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    quick = 0
+    restarts = Restarts(time.monotonic)
     try:
         while True:
-            started = time.monotonic()
+            restarts.begun()
             status, stopped = _generation(worker_main, user, operations, umask, threads, unblocked, prepare)
             if stopped or 0 <= status != CRASHED:
                 return status if status >= 0 else 128 - status
-            quick = quick + 1 if status == CRASHED and time.monotonic() - started < _QUICK else 1
-            if quick >= 5:
-                _say("the worker keeps dying; giving up")
+            delay = restarts.ended(crashed=status == CRASHED)
+            if delay is None:
+                _say(f"the worker failed {_FINAL} times in a row, each within {_SOON:g} s of its start; giving up")
                 return CRASHED
-            delay = min(_LONGEST_BACKOFF, 0.1 * 2**quick)
-            _say(f"the worker died ({status}); starting it again in {delay:g} s")
+            _say(f"{restarts.told(status)}; starting it again in {delay:g} s")
             if (told := _wait({signal.SIGTERM, signal.SIGINT}, delay)) is not None:
                 return 128 + told
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+
+
+class Restarts:
+    """When a worker that died is started again: at once after a quiet time, ever later when it dies again soon."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """``now``: seconds that never go back."""
+        self._now = now
+        self._since = now()
+        self._lived = 0.0
+        self._soon = self._crashes = 0
+
+    def begun(self) -> None:
+        self._since = self._now()
+
+    def ended(self, *, crashed: bool) -> float | None:
+        """Seconds to wait before the next start; None: it is no use. ``crashed``: by an exception of its own."""
+        self._lived = self._now() - self._since
+        soon = self._lived < _SOON
+        self._soon = self._soon + 1 if soon else 1
+        self._crashes = (self._crashes + 1 if soon else 1) if crashed else 0
+        return None if self._crashes >= _FINAL else min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(self._soon - 1, 10))
+
+    def told(self, status: int) -> str:
+        """The last death in words; ``status``: exit code, or minus the signal."""
+        known = {one.value: one.name for one in signal.Signals}
+        how = f"was ended by {known.get(-status, -status)}" if status < 0 else f"ended with status {status}"
+        again = f", death {self._soon} in a row" if self._soon > 1 else ""
+        return f"the worker died: it {how} after {self._lived:.1f} s{again}"
 
 
 def _generation(
