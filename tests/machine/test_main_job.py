@@ -81,7 +81,7 @@ def test_the_whole_thread(cloud: RealCloud, tenant: dict[str, str], before: dict
 
     # the flow: all 29 steps, each done or skipped with a reason
     flow = json.loads(cloud.cumulet("flow", "first", "--json"))
-    steps = {event["step"]: event for event in flow["events"] if event["step"] <= 29}
+    steps = {event["step"]: event for event in flow["events"] if event["step"]}
     assert sorted(steps) == list(range(1, 30)), sorted(set(range(1, 30)) - set(steps))
     assert all(event["error"] is None for event in flow["events"])
     assert steps[26]["skipped"]

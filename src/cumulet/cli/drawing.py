@@ -15,9 +15,8 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from cumulet.client.insight import FlowStep, StepName
+from cumulet.client.insight import GOAL, FlowStep, StepName
 
-GOAL: Final = 30
 NARROWEST: Final = 72
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _TICKS: Final = "▏│▕"
@@ -100,7 +99,7 @@ class Axis:
     @classmethod
     def of(cls, steps: Iterable[FlowStep]) -> Axis:
         """The steps of the token came before the axis begins, often long before."""
-        spans = [(seconds(one), one.duration_ms or 0.0) for one in steps if (one.step or 0) > 2]
+        spans = [(seconds(one), one.duration_ms or 0.0) for one in steps if one.place > 2]
         starts = [start for start, _ in spans if start is not None]
         ends = [start + ms / 1000 for start, ms in spans if start is not None]
         return cls(min(starts, default=0.0), max(ends, default=0.0))
@@ -114,7 +113,7 @@ class Axis:
 class ToCome:
     """A step that has not been recorded yet."""
 
-    step: int
+    place: int
     name: str
     between: str
     attempt: int
@@ -136,7 +135,7 @@ class Picture:
     def lines(self, width: int, height: int | None = None) -> list[Text]:
         """The drawing; with ``height`` at most so many lines, those around the running step."""
         width = max(width, NARROWEST)
-        steps = sorted(self.steps, key=lambda one: (one.attempt, one.step or 0))
+        steps = sorted(self.steps, key=lambda one: (one.attempt, one.place))
         layout, axis = Layout.of(steps, self.names, width), Axis.of(steps)
         running = self._running(steps)
         body: list[Text] = []
@@ -146,8 +145,8 @@ class Picture:
                 attempt = one.attempt
                 body.append(_rule(f"attempt {attempt}", width))
             if isinstance(one, ToCome):
-                line = _to_come(one, layout, SPINNER[self.tick % len(SPINNER)] if one.step == running else "·")
-                if one.step == running:
+                line = _to_come(one, layout, SPINNER[self.tick % len(SPINNER)] if one.place == running else "·")
+                if one.place == running:
                     focus = len(body) + 1
                     line.append(" " * ((layout.host + 1 if layout.host else 0) + layout.start + 1))
                     line.append(f"{duration(self.waited_ms):>{layout.took}}", "yellow")
@@ -165,16 +164,16 @@ class Picture:
     def _all(self, steps: Sequence[FlowStep]) -> list[FlowStep | ToCome]:
         """What was recorded and what is to come, in the order of attempts and numbers."""
         attempt = max((one.attempt for one in steps), default=1)
-        known = {one.step for one in steps if one.attempt == attempt}
+        known = {one.place for one in steps if one.attempt == attempt}
         first = 3 if attempt == 1 else 12
         failed = any(one.error for one in steps if one.attempt == attempt)
         rest = [
-            ToCome(name.step, name.name, name.between, attempt)
+            ToCome(name.place, name.name, name.between, attempt)
             for name in self.names
-            if name.step not in known and name.step >= first and not failed
+            if name.place not in known and name.place >= first and not failed
         ]
         every: list[FlowStep | ToCome] = [*steps, *rest]
-        return sorted(every, key=lambda one: (one.attempt, one.step or 0))
+        return sorted(every, key=lambda one: (one.attempt, one.place))
 
     def _running(self, steps: Sequence[FlowStep]) -> int | None:
         """The step that is done now: the first that is missing, since a step is recorded when it ends."""
@@ -182,9 +181,9 @@ class Picture:
         mine = [one for one in steps if one.attempt == attempt]
         if any(one.error for one in mine):
             return None
-        known = {one.step for one in mine}
+        known = {one.place for one in mine}
         first = 3 if attempt == 1 else 12
-        return next((name.step for name in self.names if name.step >= first and name.step not in known), None)
+        return next((name.place for name in self.names if name.place >= first and name.place not in known), None)
 
 
 def shortened(label: str) -> str:
@@ -271,7 +270,7 @@ def _rule(words: str, width: int) -> Text:
 def _front(mark: str, style: str, number: int | None, name: str, label: str, layout: Layout, dim: bool) -> Text:
     line = Text(" ", no_wrap=True)
     line.append(mark, style)
-    shown = "" if number in (None, GOAL) else str(number)
+    shown = "" if name == GOAL else str(number or "")
     line.append(f" {shown:>3} ", "dim")
     line.append(f"{name:<{layout.step}} ", "dim" if dim else _colour(name))
     label = shortened(label)
@@ -283,13 +282,13 @@ def _front(mark: str, style: str, number: int | None, name: str, label: str, lay
 
 def _to_come(name: ToCome, layout: Layout, mark: str) -> Text:
     style = "dim" if mark == "·" else "bold yellow"
-    return _front(mark, style, name.step, name.name, name.between, layout, dim=mark == "·")
+    return _front(mark, style, name.place, name.name, name.between, layout, dim=mark == "·")
 
 
 def _lines_of(step: FlowStep, layout: Layout, axis: Axis, width: int) -> list[Text]:
     mark, style = _mark(step)
     label = step.between or step.component
-    line = _front(mark, style, step.step, step.name, label, layout, dim=step.skipped is not None)
+    line = _front(mark, style, step.place, step.name, label, layout, dim=step.skipped is not None)
     if layout.host:
         host = step.host or ""
         host = host if len(host) <= layout.host else host[: layout.host - 1] + "…"
@@ -320,7 +319,7 @@ def _mark(step: FlowStep) -> tuple[str, str]:
         return "?", "yellow"
     if step.skipped is not None:
         return "–", "dim"
-    return ("★", "bold bright_green") if step.step == GOAL else ("✓", "green")
+    return ("★", "bold bright_green") if step.name == GOAL else ("✓", "green")
 
 
 def _bar_of(step: FlowStep, started: float, width: int, axis: Axis) -> Text:

@@ -78,8 +78,8 @@ def title(steps: list[FlowStep], server_id: str, server: dict[str, Any] | None) 
     line.append(f"  {server_id}  ", "dim")
     line.append(status, _STATUS.get(status, "bold"))
     attempt = max((one.attempt for one in steps), default=1)
-    first = [one.step for one in steps if one.attempt < attempt and one.step and one.step < 12]
-    done = {one.step for one in steps if one.attempt == attempt and one.started_at and not one.error} | set(first)
+    first = [one.place for one in steps if one.attempt < attempt and 0 < one.place < 12]
+    done = {one.place for one in steps if one.attempt == attempt and one.started_at and not one.error} | set(first)
     line.append(f"   {len(done & set(range(1, 30)))} of 29 steps", "dim")
     if ms := Axis.of(steps).ms:
         line.append(f" in {duration(ms)}", "dim")
@@ -159,7 +159,7 @@ class Watcher:
         state = f"failed: {row.error}" if row.error else f"skipped: {row.skipped}" if row.skipped else ""
         told = state or (duration(row.duration_ms) if row.duration_ms else "")
         attempt = f" (attempt {row.attempt})" if row.attempt > 1 else ""
-        number = "" if row.step is None or row.step > 29 else str(row.step)
+        number = "" if row.step is None else str(row.step)
         click.echo(f"{number:>2} {row.name:<22} {row.between or row.component:<27} {told}{attempt}".rstrip())
 
     # ---- news

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from cumulet.client.session import ServiceSession
 
 
+GOAL = "server.active"
+"""What comes after the 29 steps; it has no number."""
+
+
+def _place(step: int | None, name: str) -> int:
+    return step or (30 if name == GOAL else 0)
+
+
 class FlowStep(msgspec.Struct):
     """One step of one attempt."""
 
@@ -22,7 +30,7 @@ class FlowStep(msgspec.Struct):
     attempt: int
     component: str
     step: int | None = None
-    """1 to 29; 30 is the goal; None is something besides."""
+    """1 to 29; None is the goal, or something besides."""
     between: str | None = None
     transport: str | None = None
     host: str | None = None
@@ -34,6 +42,11 @@ class FlowStep(msgspec.Struct):
     detail: dict[str, Any] = {}
     skipped: str | None = None
     error: str | None = None
+
+    @property
+    def place(self) -> int:
+        """Where it stands in the order: the steps, then the goal; 0 is something besides."""
+        return _place(self.step, self.name)
 
 
 class Flow(msgspec.Struct):
@@ -48,10 +61,15 @@ class Flow(msgspec.Struct):
 class StepName(msgspec.Struct):
     """What a step is, whether it happened or not."""
 
-    step: int
+    step: int | None
     name: str
     between: str
     transport: str
+
+    @property
+    def place(self) -> int:
+        """Where it stands in the order: the steps, then the goal."""
+        return _place(self.step, self.name)
 
 
 class InsightClient:

@@ -42,7 +42,7 @@ async def list_steps(request: Request) -> dict[str, Any]:
     """What the steps are, for whoever draws a flow that is not there yet."""
     return {
         "steps": [
-            {"step": step.number, "name": step.name, "between": step.between, "transport": step.transport}
+            {"step": step.published, "name": step.name, "between": step.between, "transport": step.transport}
             for step in STEPS
         ]
     }

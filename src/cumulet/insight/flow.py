@@ -30,6 +30,11 @@ class Step(NamedTuple):
     transport: str
 
     @property
+    def published(self) -> int | None:
+        """The number of a step; none for the goal."""
+        return self.number if self.number <= _LAST else None
+
+    @property
     def between(self) -> str:
         return f"{self.sender} → {self.receiver}" if self.receiver else self.sender
 
@@ -66,7 +71,7 @@ STEPS: Final = (
     Step(29, "hypervisor.spawn", "compute-agent", "hypervisor", "libvirt"),
     Step(30, "server.active", "conductor", "database", "SQL"),
 )
-"""The steps in their order, and the one that is no step but the goal."""
+"""The steps in their order, and the goal, which comes after them and is published without a number."""
 
 BY_NAME: Final = {step.name: step for step in STEPS}
 _OF_TOKEN: Final = ("auth.request", "auth.token")
@@ -97,7 +102,7 @@ class Row:
     def document(self) -> dict[str, Any]:
         """The published form."""
         return {
-            "step": self.step,
+            "step": None if self.step == _ACTIVE else self.step,
             "name": self.name,
             "component": self.component,
             "between": self.between,

@@ -15,13 +15,13 @@ from cumulet.insight.flow import STEPS
 from cumulet.kernel import clock
 
 START = 1_800_000_000.0
-NAMES = [StepName(one.number, one.name, one.between, one.transport) for one in STEPS]
+NAMES = [StepName(one.published, one.name, one.between, one.transport) for one in STEPS]
 
 
 def step(number: int, at: float = 0.0, took: float = 1.0, **more: Any) -> FlowStep:
     one = STEPS[number - 1]
     told = {
-        "name": one.name, "attempt": 1, "component": one.sender, "step": number, "between": one.between,
+        "name": one.name, "attempt": 1, "component": one.sender, "step": one.published, "between": one.between,
         "host": "node-1", "started_at": clock.iso_micro_z(START + at / 1000), "duration_ms": took,
     }  # fmt: skip
     return FlowStep(**{**told, **more})
