@@ -27,6 +27,7 @@ from cumulet.kernel.bus import Bus, MemoryBus
 from cumulet.kernel.db import Database
 from cumulet.kernel.db.schema import ensure_schema
 from cumulet.kernel.http import Api
+from cumulet.kernel.http.listener import HttpConfig
 from cumulet.kernel.loops import Loop
 from cumulet.kernel.policyfiles import PolicyConfig, PolicyFiles
 from cumulet.kernel.registry import Parts, Runnable, Service, Transport
@@ -233,6 +234,7 @@ async def build(
     files = PolicyFiles(policy, data, policies)
     files.load()
     tasks.append(files.loop)
+    settings.section("http", HttpConfig)  # checked here, used by the listeners
     settings.check_all_asked()
     return Cloud(data, parts, services, bus, front, tasks, databases, buffer)
 

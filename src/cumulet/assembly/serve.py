@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cumulet.assembly.place import Place, process_start
+from cumulet.kernel.http.listener import HttpConfig, Listener, guarded_protocol
 from cumulet.kernel.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -143,9 +144,11 @@ def _server(app: Any, wish: Wish, *, tls: bool = True) -> Any:
     secure: dict[str, Any] = (
         {"ssl_certfile": str(wish.certificate), "ssl_keyfile": str(wish.key)} if tls and wish.certificate else {}
     )
+    limits = wish.settings.section("http", HttpConfig)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", proxy_headers=False, server_header=False,
-        http="httptools", ws="websockets-sansio", timeout_graceful_shutdown=5, **secure,
+        Listener(app, limits), log_config=None, access_log=False, lifespan="off", proxy_headers=False,
+        server_header=False, http=guarded_protocol(limits), ws="websockets-sansio", timeout_graceful_shutdown=5,
+        **secure,
     )  # fmt: skip
     return Server(config)
 
