@@ -8,7 +8,7 @@ under the hierarchical model no project is promised more than its domain.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Select, select
 
@@ -20,7 +20,8 @@ from cumulet.kernel.db import Database, Duplicate, Row, Transaction
 from cumulet.kernel.errors import Forbidden, NotFound
 
 Reader = Database | Transaction
-FLAT, STRICT = "flat", "strict_two_level"
+FLAT: Final = "flat"
+STRICT: Final = "strict_two_level"
 MODELS = {
     FLAT: "Limit enforcement and validation does not take project hierarchy into consideration.",
     STRICT: "This model requires project hierarchy never exceeds a depth of two",
