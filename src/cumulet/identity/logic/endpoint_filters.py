@@ -50,11 +50,11 @@ async def create_group(database: Database, sent: dict[str, Any]) -> Row:
 
 
 async def update_group(database: Database, feed: Feed, group_id: str, sent: dict[str, Any]) -> Row:
-    values = {name: sent[name] for name in ("name", "description", "filters") if name in sent}
+    values: Row = {name: sent[name] for name in ("name", "description", "filters") if name in sent}
 
     async def body(tx: Transaction) -> Row:
         row = await show_group(tx, group_id)
-        new = {**row, **values}
+        new: Row = row | values
         await tx.run(ENDPOINT_GROUPS.update().where(ENDPOINT_GROUPS.c.id == group_id).values(new))
         await feed.changed(tx)
         return new

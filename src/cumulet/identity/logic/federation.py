@@ -152,7 +152,7 @@ async def create_protocol(database: Database, idp_id: str, protocol_id: str, sen
     try:
         await database.run(body)
     except Duplicate:
-        raise taken("federation_protocol", "Duplicate entry") from None
+        raise taken("federation_protocol", f"Duplicate entry found with ID {protocol_id}") from None
     return row
 
 
@@ -299,7 +299,7 @@ async def create_service(database: Database, feed: Feed, sp_id: str, sent: dict[
     try:
         await database.run(body)
     except Duplicate:
-        raise taken("service_provider", "Duplicate entry") from None
+        raise taken("service_provider", f"Duplicate entry found with ID {sp_id}") from None
     return row
 
 

@@ -95,7 +95,7 @@ def _schema(version: str) -> Schema:
 def _validator(version: str, projects: bool) -> Any:
     import jsonschema_rs
 
-    return jsonschema_rs.Draft4Validator(_projects("2.0") if projects else _schema(version))
+    return jsonschema_rs.Draft7Validator(_projects("2.0") if projects else _schema(version))
 
 
 def _refuse_errors(validator: Any, value: Any) -> None:
