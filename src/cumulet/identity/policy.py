@@ -62,6 +62,9 @@ def _write(*names: str) -> list[Rule]:
     return [Rule(f"identity:{name}", ADMIN, CLOUD) for name in names]
 
 
+_KEY_OWNER = "user_id:%(target.credential.user_id)s"
+_TRUSTOR, _TRUSTEE = "user_id:%(target.trust.trustor_user_id)s", "user_id:%(target.trust.trustee_user_id)s"
+
 RULES = [
     Rule("admin_required", "role:admin or is_admin:1", ANY_SCOPE),
     Rule("service_role", "role:service", ANY_SCOPE),
@@ -239,4 +242,35 @@ RULES = [
     Rule("identity:get_access_rule", _OWN_RULES.format(role="reader"), CLOUD),
     Rule("identity:list_access_rules", _OWN_RULES.format(role="reader"), CLOUD),
     Rule("identity:delete_access_rule", _OWN_RULES.format(role="admin"), CLOUD),
+    # credentials, trusts, OAuth1
+    Rule("identity:get_credential", f"{READ} or {_KEY_OWNER}", ANY_SCOPE),
+    Rule("identity:list_credentials", f"{READ} or {_KEY_OWNER}", ANY_SCOPE),
+    Rule("identity:create_credential", f"{ADMIN} or {_KEY_OWNER}", ANY_SCOPE),
+    Rule("identity:update_credential", f"{ADMIN} or {_KEY_OWNER}", ANY_SCOPE),
+    Rule("identity:delete_credential", f"{ADMIN} or {_KEY_OWNER}", ANY_SCOPE),
+    Rule("identity:ec2_get_credential", f"{READ} or {_KEY_OWNER}", CLOUD),
+    Rule("identity:ec2_list_credentials", f"{READ} or rule:owner", CLOUD),
+    Rule("identity:ec2_create_credential", f"{ADMIN} or (role:member and {_KEY_OWNER})", CLOUD),
+    Rule("identity:ec2_delete_credential", f"{ADMIN} or (role:member and {_KEY_OWNER})", CLOUD),
+    Rule("identity:ec2tokens_validate", "rule:service_or_admin", ANY_SCOPE),
+    Rule("identity:s3tokens_validate", "rule:service_or_admin", ANY_SCOPE),
+    Rule("identity:create_trust", _TRUSTOR, ("project",)),
+    Rule("identity:list_trusts", READ, CLOUD),
+    Rule("identity:list_trusts_for_trustor", f"{READ} or {_TRUSTOR}", CLOUD),
+    Rule("identity:list_trusts_for_trustee", f"{READ} or {_TRUSTEE}", CLOUD),
+    Rule("identity:list_roles_for_trust", f"{READ} or {_TRUSTOR} or {_TRUSTEE}", CLOUD),
+    Rule("identity:get_role_for_trust", f"{READ} or {_TRUSTOR} or {_TRUSTEE}", CLOUD),
+    Rule("identity:delete_trust", f"{ADMIN} or {_TRUSTOR}", CLOUD),
+    Rule("identity:get_trust", f"{READ} or {_TRUSTOR} or {_TRUSTEE}", CLOUD),
+    Rule("identity:get_consumer", READ, CLOUD),
+    Rule("identity:list_consumers", READ, CLOUD),
+    Rule("identity:create_consumer", ADMIN, CLOUD),
+    Rule("identity:update_consumer", ADMIN, CLOUD),
+    Rule("identity:delete_consumer", ADMIN, CLOUD),
+    Rule("identity:authorize_request_token", ADMIN, ("project",)),
+    Rule("identity:get_access_token", ADMIN, ("project",)),
+    Rule("identity:list_access_tokens", ADMIN, ("project",)),
+    Rule("identity:delete_access_token", ADMIN, ("project",)),
+    Rule("identity:list_access_token_roles", ADMIN, ("project",)),
+    Rule("identity:get_access_token_role", ADMIN, ("project",)),
 ]

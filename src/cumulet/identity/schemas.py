@@ -248,6 +248,37 @@ SERVICE_PROVIDER_CREATE = Body("service_provider", *_SERVICE_PROVIDER)
 SERVICE_PROVIDER_UPDATE = Body("service_provider", *_SERVICE_PROVIDER, verb="put", at_least_one=True)
 MAPPING = Body(None, raw={"type": "object", "required": ["mapping"], "properties": {"mapping": OBJECT}})
 
+SEALED_CREATE = Body(
+    "credential",
+    raw={
+        "type": "object",
+        "properties": {"blob": TEXT, "type": text(0, 255), "user_id": text(0, 255), "project_id": nullable(TEXT)},
+        "required": ["blob", "type", "user_id"],
+        "if": {"properties": {"type": {"const": "ec2"}}},
+        "then": {"required": ["project_id"]},
+    },
+)
+SEALED_UPDATE = Body("credential", Field("blob", TEXT))
+_ROLE_NAMED = {**record({"id": ID, "name": NAME}), "minProperties": 1, "maxProperties": 1}
+TRUST_CREATE = Body(
+    "trust",
+    Field("trustor_user_id", TEXT),
+    Field("trustee_user_id", TEXT),
+    Field("impersonation", BOOL),
+    Field("project_id", nullable(TEXT), optional=True),
+    Field("remaining_uses", {"type": ["integer", "null"], "minimum": 1}, optional=True),
+    Field("expires_at", nullable(TEXT), optional=True),
+    Field("allow_redelegation", nullable(BOOL), optional=True),
+    Field("redelegation_count", {"type": ["integer", "null"], "minimum": 0}, optional=True),
+    Field("redelegated_trust_id", nullable(TEXT), optional=True),
+    Field("roles", array(_ROLE_NAMED), optional=True),
+    open=True,
+)
+EC2_CREATE = Body(None, Field("tenant_id", TEXT), open=True)
+SIGNED = Body(None, raw=OBJECT)
+CONSUMER_CREATE, CONSUMER_UPDATE = _bodies("consumer", Field("description", DESCRIPTION, optional=True))
+AUTHORIZE = Body(None, Field("roles", array(_ROLE_NAMED)))
+
 # ---- authentication
 
 _REFERENCE = {

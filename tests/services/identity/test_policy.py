@@ -47,6 +47,8 @@ def _thing(own: bool) -> dict[str, Any]:
             "domain_id": f"d{mark}",
             "role": {"name": "member" if own else "admin", "domain_id": None if own else "d2"},
             "token": {"user_id": f"u{mark}"},
+            "credential": {"user_id": f"u{mark}"},
+            "trust": {"trustor_user_id": f"u{mark}", "trustee_user_id": "u3"},
         },
     }
 
@@ -84,10 +86,15 @@ def test_every_route_has_a_rule_and_every_rule_a_use() -> None:
     used = {route.policy for route in ROUTES if route.policy is not None}
     assert used <= names
     public = {route.at for route in ROUTES if route.public}
-    assert public == {"GET /", "GET /v3", "POST /v3/auth/tokens", "POST /v3/users/{user_id}/password"}
+    signed = {"POST /v3/OS-OAUTH1/request_token", "POST /v3/OS-OAUTH1/access_token"}
+    refusals = {"GET /v3/OS-SIMPLE-CERT/ca", "GET /v3/OS-SIMPLE-CERT/certificates"}
+    refusals |= {f"{verb} /v3/OS-OAUTH2/token" for verb in ("GET", "HEAD", "PUT", "PATCH", "DELETE")}
+    proofs = {"POST /v3/auth/tokens", "POST /v3/users/{user_id}/password", "POST /v3/OS-OAUTH2/token"}
+    assert public == {"GET /", "GET /v3"} | proofs | signed | refusals
     assert all((route.policy is None) == route.public for route in ROUTES)
     mentioned = {name for rule in RULES for name in names if f"rule:{name}" in rule.check}
     within = {name for name in names if "domain_role" in name}  # by handlers, on what they find
+    within |= {"identity:list_trusts_for_trustor", "identity:list_trusts_for_trustee"}
     within |= {"identity:list_role_assignments_for_tree", "identity:get_security_compliance_domain_config"}
     assert names - used - mentioned - within == set()
 

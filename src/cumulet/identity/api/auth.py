@@ -36,7 +36,7 @@ async def _entries(request: Request, project_id: str | None, user_id: str | None
     return await identity.catalogue.entries(front, project_id=project_id, user_id=user_id)
 
 
-async def _document(request: Request, seen: Seen) -> dict[str, Any]:
+async def token_document(request: Request, seen: Seen) -> dict[str, Any]:
     document = dict(seen.document)
     if trusted := await identity_of(request).catalogue.service_providers():
         document["service_providers"] = trusted
@@ -58,7 +58,7 @@ async def issue_token(request: Request) -> Answer:
         token, seen = await identity_of(request).authentication.authenticate(request.body["auth"], asked)
     except MoreNeeded as more:
         return Answer(more.document, status=401, headers={_RECEIPT: more.receipt})
-    return Answer(await _document(request, seen), headers={"X-Subject-Token": token})
+    return Answer(await token_document(request, seen), headers={"X-Subject-Token": token})
 
 
 async def subject(request: Request) -> Target:
@@ -84,7 +84,7 @@ def _knows_rules(version: str | None) -> bool:
 
 async def show_token(request: Request) -> Answer:
     headers = {"X-Subject-Token": request.headers["x-subject-token"]}
-    return Answer(await _document(request, request.found), headers=headers)
+    return Answer(await token_document(request, request.found), headers=headers)
 
 
 async def revoke_token(request: Request) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 from cumulet.identity.api import views
 from cumulet.identity.api.answers import collection, identity_of, member, page_of, target
+from cumulet.identity.api.delegation import asking
 from cumulet.identity.api.users import user_target
 from cumulet.identity.errors import forbidden_action
 from cumulet.identity.logic import credentials
+from cumulet.identity.logic.tokens import Seen
 from cumulet.identity.schemas import CREDENTIAL_CREATE, listing
 from cumulet.kernel.db import Row
-from cumulet.kernel.errors import NotFound
+from cumulet.kernel.errors import Forbidden, NotFound
 from cumulet.kernel.http import Request, Route
 from cumulet.kernel.policy import Target
 
@@ -36,10 +38,17 @@ async def credential_target(request: Request) -> Target:
     return {"user_id": row["user_id"], **target()}
 
 
+async def _refuse_delegated(request: Request) -> Seen:
+    """A token of a trust, of OAuth1 or of an EC2 key has nothing to do with application credentials."""
+    seen = await asking(request)
+    if seen.delegated and seen.claims.credential_id is None:
+        raise Forbidden("Cannot manage application credentials with a token issued via delegation.")
+    return seen
+
+
 async def _refuse_restricted(request: Request) -> None:
     """A token of a restricted application credential must not manage others."""
-    assert request.context.token is not None
-    seen = await identity_of(request).tokens.read(request.context.token, allow_expired=True)
+    seen = await _refuse_delegated(request)
     if seen.document.get("application_credential", {}).get("restricted"):
         raise forbidden_action(
             "Using method 'application_credential' is not allowed for managing additional application credentials."
@@ -47,6 +56,7 @@ async def _refuse_restricted(request: Request) -> None:
 
 
 async def list_credentials(request: Request) -> dict[str, Any]:
+    await _refuse_delegated(request)
     identity = identity_of(request)
     page = page_of(request, ("name",))
     found = await credentials.list_credentials(identity.database, request.params["user_id"], page)
@@ -60,6 +70,7 @@ async def _answer(request: Request, row: Row, **more: Any) -> dict[str, Any]:
 
 
 async def show_credential(request: Request) -> dict[str, Any]:
+    await _refuse_delegated(request)
     row = request.found
     if row is None:
         database, wanted = identity_of(request).database, request.params["application_credential_id"]
@@ -90,18 +101,21 @@ async def delete_credential(request: Request) -> None:
 
 
 async def list_rules(request: Request) -> dict[str, Any]:
+    await _refuse_delegated(request)
     page = page_of(request, ("service", "path", "method"))
     found = await credentials.list_rules(identity_of(request).database, request.params["user_id"], page)
     return collection(request, "access_rules", found, views.access_rule)
 
 
 async def show_rule(request: Request) -> dict[str, Any]:
+    await _refuse_delegated(request)
     params = request.params
     row = await credentials.show_rule(identity_of(request).database, params["user_id"], params["access_rule_id"])
     return {"access_rule": member(request, "access_rules", views.access_rule(row))}
 
 
 async def delete_rule(request: Request) -> None:
+    await _refuse_delegated(request)
     params = request.params
     await credentials.delete_rule(identity_of(request).database, params["user_id"], params["access_rule_id"])
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import string
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -44,6 +45,14 @@ def header_members(authorization: str) -> dict[str, str]:
     return members
 
 
+@dataclass(frozen=True)
+class _Keys:
+    """Both secrets of a signature, under the names that the library looks for."""
+
+    client_secret: str
+    resource_owner_secret: str
+
+
 class OAuth1:
     """Consumers, request tokens and access tokens."""
 
@@ -62,7 +71,10 @@ class OAuth1:
         """Raise Unauthorized unless the request is signed with the secrets of the consumer and of the token."""
         from oauthlib.oauth1.rfc5849 import signature
 
-        kinds = {"HMAC-SHA1": signature.sign_hmac_sha1, "HMAC-SHA256": signature.sign_hmac_sha256}
+        kinds = {
+            "HMAC-SHA1": signature.sign_hmac_sha1_with_client,
+            "HMAC-SHA256": signature.sign_hmac_sha256_with_client,
+        }
         sign = kinds.get(members.get("oauth_signature_method", ""))
         if sign is None:
             raise Unauthorized
@@ -74,7 +86,7 @@ class OAuth1:
             )
         except ValueError:
             raise Unauthorized from None
-        made = sign(text, self._secret(consumer), self._secret(token) if token is not None else "")
+        made = sign(text, _Keys(self._secret(consumer), self._secret(token) if token is not None else ""))
         if not hmac.compare_digest(made.encode(), members.get("oauth_signature", "").encode()):
             raise Unauthorized
 
@@ -89,7 +101,7 @@ class OAuth1:
     async def create_consumer(self, sent: dict[str, Any]) -> tuple[Row, str]:
         """Make a consumer; returns it and, this once, its secret."""
         values, extra = split(sent, ("description", "secret"))
-        secret = ids.new_hex()
+        secret = secrets.token_hex(16)
         row = {
             "id": ids.new_hex(),
             "description": values.get("description"),
@@ -136,7 +148,7 @@ class OAuth1:
             raise expecting("Requested-Project-Id", "request")
         await one(self._database, PROJECTS, project_id, "project")
         self._check("POST", url, members, await self.show_consumer(consumer_id), None, query)
-        secret = ids.new_hex()
+        secret = secrets.token_hex(16)
         row = {
             "id": ids.new_hex(),
             "consumer_id": consumer_id,
@@ -183,7 +195,7 @@ class OAuth1:
         if not hmac.compare_digest((row["verifier"] or "").encode(), members["oauth_verifier"].encode()):
             raise Unauthorized
         self._check("POST", url, members, await self.show_consumer(row["consumer_id"]), row, query)
-        secret = ids.new_hex()
+        secret = secrets.token_hex(16)
         made = {
             "id": ids.new_hex(),
             **{name: row[name] for name in ("consumer_id", "project_id", "user_id", "role_ids")},
