@@ -18,6 +18,7 @@ import orjson
 
 from cumulet.assembly.build import Cloud, build
 from cumulet.assembly.firststart import first_start
+from cumulet.assembly.health import READY
 from cumulet.client.transport import LocalTransport
 from cumulet.kernel.settings import Settings
 
@@ -138,7 +139,7 @@ async def running_cloud(
         try:
             await first_start(cloud, password=PASSWORD)
             await cloud.start()
-            cloud.front.ready = True
+            cloud.health.state = READY
             yield TestCloud(cloud)
         finally:
             await cloud.stop()

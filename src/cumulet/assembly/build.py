@@ -14,18 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import orjson
 from sqlalchemy import MetaData
 
-from cumulet.assembly.table import ALL_ROLES, SERVICES, Entry, catalogue
+from cumulet.assembly.config import METADATA, CloudConfig, check_other_sections, cloud_config, urls_of
+from cumulet.assembly.forward import Forward
+from cumulet.assembly.health import Health
+from cumulet.assembly.heartbeat import heartbeat
+from cumulet.assembly.table import AGENTS, ALL_ROLES, FRONT, NEED_BUS, SERVICES, Entry, catalogue
 from cumulet.client.identity import TokenAuthenticator
 from cumulet.client.session import ServiceSession
 from cumulet.client.transport import AbsentTransport, LocalTransport, RemoteTransport
-from cumulet.kernel import halts, trace
+from cumulet.kernel import halts, ids, trace
 from cumulet.kernel.bus import Bus, MemoryBus
 from cumulet.kernel.db import Database
 from cumulet.kernel.db.schema import ensure_schema
+from cumulet.kernel.errors import Fault, Unavailable
 from cumulet.kernel.http import Api
 from cumulet.kernel.http.listener import HttpConfig
 from cumulet.kernel.loops import Loop
@@ -37,29 +41,28 @@ from cumulet.kernel.settings import Settings, SettingsError
 _log = logging.getLogger(__name__)
 
 
-class CloudConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """The section ``[cloud]``: what holds for all services of this process."""
-
-    database: str = ""
-    """A PostgreSQL DSN; empty: one SQLite file per service in the data directory."""
-    region: str = "RegionOne"
-    endpoints: dict[str, str] = {}
-    """catalogue type → URL (with its mount) of a service that runs elsewhere."""
-
-
 @dataclass
 class Cloud:
     """The built process: its services, its front door, and its life."""
 
     data: Path
+    config: CloudConfig
+    roles: frozenset[str]
     parts: Parts
     services: dict[str, Service]
     bus: Bus
     front: Front
     tasks: list[Runnable]
-    databases: list[Database]
+    databases: dict[str, Database]
     buffer: trace.Buffer
+    transports: dict[str, Transport]
     started: list[Runnable] = field(default_factory=list)
+    address: str = ""
+    """Where this process listens, if it does."""
+
+    def __post_init__(self) -> None:
+        self.health = self.front.health = Health(self)
+        self.heartbeat = heartbeat(self)
 
     async def start(self) -> None:
         """Start everything in the order it was built."""
@@ -78,7 +81,10 @@ class Cloud:
         for service in self.services.values():
             await service.close()
         await self.bus.close()
-        for database in self.databases:
+        for transport in self.transports.values():
+            if isinstance(transport, RemoteTransport):
+                await transport.close()
+        for database in self.databases.values():
             await database.close()
 
 
@@ -87,7 +93,7 @@ class Front:
 
     def __init__(self) -> None:
         self._mounts: dict[str, Any] = {}
-        self.ready = False
+        self.health: Health | None = None
 
     def mount(self, segment: str, app: Any) -> None:
         self._mounts[segment.strip("/")] = app
@@ -113,10 +119,9 @@ class Front:
         status, body = 404, b'{"error": {"code": 404, "title": "Not Found", "message": "No such service."}}'
         if scope["path"] == "/":
             status, body = 200, orjson.dumps({"services": sorted("/" + name for name in self._mounts)})
-        elif scope["path"] == "/healthz":
-            status, body = 200, b'{"status": "alive"}'
-        elif scope["path"] == "/readyz":
-            status, body = (200, b'{"status": "ready"}') if self.ready else (503, b'{"status": "starting"}')
+        elif scope["path"] in ("/healthz", "/readyz") and self.health is not None:
+            status, told = await self.health.answer(scope["path"])
+            body = orjson.dumps(told)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -156,31 +161,27 @@ async def build(
     """Build a cloud process with ``roles`` on the data directory ``data``.
 
     ``packages`` limits the services (tests of one service). Raises
-    SettingsError, SchemaTooNew or Unavailable before anything is served.
+    SettingsError or SchemaTooNew before anything is served.
     """
-    config = settings.section("cloud", CloudConfig)
-    wanted = set(roles)
-    bus: Bus = halts.around(MemoryBus(), "rpc", "call", "cast")
-    buffer = trace.Buffer()
-    trace.use_buffer(buffer)
-    secrets = SecretFile(data / "secrets.json")
-    databases: list[Database] = []
+    config = cloud_config(settings)
+    wanted = frozenset(roles)
+    chosen = [
+        (entry, wanted & set(entry.roles))
+        for entry in SERVICES
+        if wanted & set(entry.roles) and (packages is None or entry.package in packages)
+    ]
+    check_other_sections(settings, [entry.package for entry, _ in chosen])
+    if not config.bus and packages is None:
+        _check_complete(chosen)
+    secrets = SecretFile(Path(config.secrets) if config.secrets else data / "secrets.json")
+    databases: dict[str, Database] = {}
     locals_: dict[str, tuple[Entry, Any]] = {}
     transports: dict[str, Transport] = {}
 
     async def open_database(name: str, metadata: MetaData, migrations: Path | None) -> Database:
-        database: Database
-        if config.database:
-            from cumulet.kernel.db.postgres import PostgresDatabase
-
-            database = await PostgresDatabase.connect(config.database, name)
-        else:
-            from cumulet.kernel.db.sqlite import SqliteDatabase
-
-            database = SqliteDatabase(data / f"{name}.db")
-        databases.append(database)
-        await ensure_schema(database, metadata, migrations)
-        return database
+        databases[name] = await _open_database(config, data, name)
+        await ensure_schema(databases[name], metadata, migrations)
+        return databases[name]
 
     def transport(type_: str) -> Transport:
         """Resolved at the first use, since services are built one after another."""
@@ -189,13 +190,16 @@ async def build(
                 entry, app = locals_[type_]
                 transports[type_] = LocalTransport(app, entry.mount, entry.package)
             elif type_ in config.endpoints:
-                transports[type_] = RemoteTransport(config.endpoints[type_], type_)
+                transports[type_] = RemoteTransport(urls_of(config.endpoints[type_]), type_)
             else:
                 return AbsentTransport(type_)
         return transports[type_]
 
-    own = ServiceSession(transport, "compute", secrets.get("service:compute"))
-    authenticator = TokenAuthenticator(own)
+    bus = halts.around(await _open_bus(config, secrets, host), "rpc", "call", "cast")
+    buffer = trace.Buffer()
+    trace.use_buffer(buffer)
+    user = chosen[0][0].package if chosen else "compute"
+    authenticator = TokenAuthenticator(ServiceSession(transport, user, secrets.get(f"service:{user}")))
     parts = Parts(
         settings=settings,
         data=data,
@@ -205,38 +209,98 @@ async def build(
         transport=transport,
         authenticator=authenticator,
         secrets=secrets,
-        seal=Seal(secrets.get("seal")),
+        # a host keeps no journal, and never learns the key of those who do
+        seal=Seal(secrets.get("seal") if wanted - AGENTS else ids.new_secret()),
         privileged=privileged,
         options={"catalogue": catalogue(), "region": config.region, **(options or {})},
     )
-    front = Front()
-    services: dict[str, Service] = {}
-    tasks: list[Runnable] = [authenticator]
-    for entry in SERVICES:
-        here = wanted & set(entry.roles)
-        if not here or (packages is not None and entry.package not in packages):
-            continue
-        service: Service = await importlib.import_module(f"cumulet.{entry.package}.service").build(parts, here)
-        services[entry.package] = service
-        for role in service.roles:
-            if role.app is not None:
-                front.mount(entry.mount, role.app)
-                for type_ in (entry.type, *entry.aliases):
-                    locals_[type_] = (entry, role.app)
-            tasks += role.tasks
-    if "insight" in services or not packages:
-        tasks.append(_events_loop(buffer, bus))
-    played = [role for service in services.values() for role in service.roles]
-    policies = {role.app.name: role.app.policy for role in played if isinstance(role.app, Api)}
-    policy = settings.section("policy", PolicyConfig)
-    for name in set(policy.files) - {entry.package for entry in SERVICES}:
+    cloud = Cloud(data, config, wanted, parts, {}, bus, Front(), [], databases, buffer, transports)
+    if wanted - AGENTS:
+        cloud.tasks.append(authenticator)
+    try:
+        for entry, here in chosen:
+            await _add(cloud, entry, here, locals_)
+        if FRONT in wanted:
+            _add_front(cloud)
+        _lay_policy(cloud)
+        settings.section("http", HttpConfig)  # checked here, used by the listeners
+        settings.check_all_asked()
+    except BaseException:
+        await cloud.stop()
+        raise
+    if "insight" in cloud.services or not packages:
+        cloud.tasks += [_events_loop(buffer, bus), cloud.heartbeat]
+    return cloud
+
+
+def _lay_policy(cloud: Cloud) -> None:
+    """Lay the operators' policy files over the defaults of every service here; raises SettingsError."""
+    roles = [role for service in cloud.services.values() for role in service.roles]
+    policies = {role.app.name: role.app.policy for role in roles if isinstance(role.app, Api)}
+    config = cloud.parts.settings.section("policy", PolicyConfig)
+    for name in set(config.files) - {entry.package for entry in SERVICES}:
         raise SettingsError(f"[policy] files: {name}: no such service")
-    files = PolicyFiles(policy, data, policies)
+    files = PolicyFiles(config, cloud.data, policies)
     files.load()
-    tasks.append(files.loop)
-    settings.section("http", HttpConfig)  # checked here, used by the listeners
-    settings.check_all_asked()
-    return Cloud(data, parts, services, bus, front, tasks, databases, buffer)
+    cloud.tasks.append(files.loop)
+
+
+async def _add(cloud: Cloud, entry: Entry, roles: frozenset[str], locals_: dict[str, tuple[Entry, Any]]) -> None:
+    """Build one service's roles into the process."""
+    module = importlib.import_module(f"cumulet.{entry.package}.service")
+    service: Service = await module.build(cloud.parts, set(roles))
+    cloud.services[entry.package] = service
+    for role in service.roles:
+        if role.app is not None:
+            cloud.front.mount(entry.mount, role.app)
+            for type_ in (entry.type, *entry.aliases):
+                locals_[type_] = (entry, role.app)
+        cloud.tasks += role.tasks
+
+
+def _add_front(cloud: Cloud) -> None:
+    """Forward the paths of the services that run elsewhere."""
+    elsewhere = [(entry.type, entry.mount) for entry in SERVICES] + [(METADATA, f"/{METADATA}")]
+    for type_, mount in elsewhere:
+        transport = cloud.parts.transport(type_)
+        if isinstance(transport, RemoteTransport):
+            cloud.front.mount(mount, Forward(transport, type_))
+
+
+def _check_complete(chosen: list[tuple[Entry, frozenset[str]]]) -> None:
+    """Without a broker all roles of a service must be in this process; raises SettingsError."""
+    for entry, here in chosen:
+        missing = sorted(set(entry.roles) - here)
+        if entry.package in NEED_BUS and missing:
+            raise SettingsError(
+                f"[cloud] bus: must be set (amqp://…), since {', '.join(sorted(here))} has to reach "
+                f"{', '.join(missing)} in other processes"
+            )
+
+
+async def _open_database(config: CloudConfig, data: Path, name: str) -> Database:
+    if not config.database:
+        from cumulet.kernel.db.sqlite import SqliteDatabase
+
+        return SqliteDatabase(data / f"{name}.db")
+    from cumulet.kernel.db.postgres import PostgresDatabase
+
+    try:
+        return await PostgresDatabase.connect(config.database, name, connections=config.database_connections)
+    except Unavailable as error:
+        raise SettingsError(f"[cloud] database: {error.message}") from None
+
+
+async def _open_bus(config: CloudConfig, secrets: SecretFile, host: str) -> Bus:
+    if not config.bus:
+        return MemoryBus()
+    from cumulet.kernel.bus.rabbit import RabbitBus
+
+    password = secrets.get("bus") if secrets.known("bus") else ""
+    try:
+        return await RabbitBus.connect(config.bus, password=password, name=f"cumulet on {host}", timeout=15.0)
+    except Fault as error:
+        raise SettingsError(f"[cloud] bus: {error.message}") from None
 
 
 def _events_loop(buffer: trace.Buffer, bus: Bus) -> Runnable:

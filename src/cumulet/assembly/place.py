@@ -26,18 +26,35 @@ class Place:
     def __init__(self, data: Path) -> None:
         self.data = data
         self._lock: int | None = None
+        self._names: list[int] = []
 
-    def lock(self) -> None:
-        """Take the directory or raise Taken. The lock is inherited by forked children."""
+    def lock(self, *, shared: bool = False) -> None:
+        """Take the directory or raise Taken. The lock is inherited by forked children.
+
+        The processes of one spread cloud share it; a whole cloud has it alone.
+        """
         handle = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT, 0o640)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             os.close(handle)
             run = self.running() or {}
             raise Taken(f"a cloud runs in {self.data} already (process {run.get('pid', 'unknown')})") from None
         os.set_inheritable(handle, True)
         self._lock = handle
+
+    def lock_name(self, name: str) -> None:
+        """Be the only process that is ``name`` (an agent of a host) in this directory; raises Taken."""
+        folder = self.data / "locks"
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder / name.replace("/", "_"), os.O_RDWR | os.O_CREAT, 0o640)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise Taken(f"{name} runs in {self.data} already") from None
+        os.set_inheritable(handle, True)
+        self._names.append(handle)
 
     def is_locked(self) -> bool:
         """Whether some process holds the directory."""

@@ -53,6 +53,7 @@ def run(wish: Wish) -> int:
 async def _serve(wish: Wish) -> int:
     from cumulet.assembly.build import OnPort, build
     from cumulet.assembly.firststart import first_start
+    from cumulet.assembly.health import DRAINING, READY
     from cumulet.assembly.table import SERVICES
 
     stop = asyncio.Event()
@@ -60,43 +61,43 @@ async def _serve(wish: Wish) -> int:
     for told in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(told, stop.set)
     place = Place(wish.data)
-    main = _listen(wish.host, wish.port)
-    metadata = _listen("127.0.0.1", 0)
+    main = listen(wish.host, wish.port)
+    metadata = listen("127.0.0.1", 0)
     options = dict(wish.options)
     options["metadata_url"] = f"http://127.0.0.1:{metadata.getsockname()[1]}"
     if wish.hypervisor == "libvirt":
-        options["libvirt"] = await _libvirt(wish, options)
+        options["libvirt"] = await start_libvirt(wish, options)
     cloud = await build(wish.settings, wish.data, host=wish.name, privileged=wish.privileged, options=options)
     port = main.getsockname()[1]
     scheme = "https" if wish.certificate else "http"
-    url = f"{scheme}://{_shown(wish.host)}:{port}"
+    cloud.address = url = f"{scheme}://{shown_host(wish.host)}:{port}"
     password = cloud.parts.secrets.get("admin_password", 18)
     facts: dict[str, Any] = {
         "pid": os.getpid(), "started": process_start(os.getpid()), "url": url, "port": port,
         "hypervisor": wish.hypervisor, "host": wish.name, "cloud_id": options.get("cloud_id"),
         "services": [{"name": one.package, "mount": one.mount, "stands_for": one.upstream} for one in SERVICES],
     }  # fmt: skip
-    servers = [_server(cloud.front, wish), _server(_metadata_app(cloud), wish, tls=False)]
+    servers = [make_server(cloud.front, wish), make_server(_metadata_app(cloud), wish, tls=False)]
     sockets = [main, metadata]
     if wish.traditional:
         for entry in SERVICES:
             service = cloud.services[entry.package]
             app = next(role.app for role in service.roles if role.app is not None)
-            servers.append(_server(OnPort(app), wish))
-            sockets.append(_listen(wish.host, entry.port))
+            servers.append(make_server(OnPort(app), wish))
+            sockets.append(listen(wish.host, entry.port))
     running = [asyncio.create_task(server.serve(sockets=[one])) for server, one in zip(servers, sockets, strict=True)]
     try:
         await first_start(cloud, password=password)
         await cloud.start()
         _write_clouds(wish.data, url, password)
-        cloud.front.ready = True
+        cloud.health.state = READY
         place.write_running(facts)
         wish.on_ready(facts)
         _log.info("the cloud is up at %s", url)
         await stop.wait()
         _log.info("stopping")
     finally:
-        cloud.front.ready = False
+        cloud.health.state = DRAINING
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*running, return_exceptions=True)
@@ -110,7 +111,7 @@ def _write_clouds(data: Path, url: str, password: str) -> None:
     write_clouds(data, f"{url}/identity", password)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A bound socket; raises OSError with the address in its text."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -126,12 +127,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _shown(host: str) -> str:
+def shown_host(host: str) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - what a client uses, not what we bind
     return f"[{shown}]" if ":" in shown and not shown.startswith("[") else shown
 
 
-def _server(app: Any, wish: Wish, *, tls: bool = True) -> Any:
+def make_server(app: Any, wish: Wish, *, tls: bool = True, patience: int = 5) -> Any:
+    """A server of ``app`` that ends when told; answers in work get ``patience`` seconds then."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -147,8 +149,8 @@ def _server(app: Any, wish: Wish, *, tls: bool = True) -> Any:
     limits = wish.settings.section("http", HttpConfig)
     config = uvicorn.Config(
         Listener(app, limits), log_config=None, access_log=False, lifespan="off", proxy_headers=False,
-        server_header=False, http=guarded_protocol(limits), ws="websockets-sansio", timeout_graceful_shutdown=5,
-        **secure,
+        server_header=False, http=guarded_protocol(limits), ws="websockets-sansio",
+        timeout_graceful_shutdown=patience, **secure,
     )  # fmt: skip
     return Server(config)
 
@@ -159,7 +161,7 @@ def _metadata_app(cloud: Any) -> Any:
     return OnPort(cloud.parts.options["metadata_app"])
 
 
-async def _libvirt(wish: Wish, options: dict[str, Any]) -> dict[str, Any]:
+async def start_libvirt(wish: Wish, options: dict[str, Any]) -> dict[str, Any]:
     """The libvirtd of this host, and which accelerator its guests get."""
     from cumulet.compute.drivers.libvirtd import StartLibvirtd, start_libvirtd
     from cumulet.compute.drivers.probe import ProbeAccelerator, probe_accelerator

@@ -57,10 +57,11 @@ def up(wish: Wish, *, guest_image: Path | None, log: Callable[[], Any]) -> int:
             raise PermissionError("real guests need root: run it with sudo, or with --hypervisor simulated")
         log()
         return run(wish)
-    return _as_root(wish, place, log)
+    return as_root(wish, place, log, run)
 
 
-def _as_root(wish: Wish, place: Place, log: Callable[[], Any]) -> int:
+def as_root(wish: Wish, place: Place, log: Callable[[], Any], serve: Callable[[Wish], int]) -> int:
+    """Serve in a worker without privilege, beside an operator that has it."""
     from cumulet.kernel.host import run_privileged
 
     system = _system_libvirtd(wish, place)
@@ -87,7 +88,7 @@ def _as_root(wish: Wish, place: Place, log: Callable[[], Any]) -> int:
     def worker(host: Any) -> int:
         log()
         wish.privileged = host
-        return run(wish)
+        return serve(wish)
 
     return run_privileged(worker, user=WORKER, operations=operations(), prepare=open_code)
 

@@ -41,6 +41,19 @@ SERVICES = (
 )  # fmt: skip
 
 ALL_ROLES = frozenset(role for entry in SERVICES for role in entry.roles)
+FRONT = "front"
+"""The role of a process that serves all of the cloud at one address and has no part of it."""
+HOST_ROLES = frozenset({"compute-agent", "network-agent", "volume-agent"})
+"""Roles of which a host has one each."""
+AGENTS = HOST_ROLES | {FRONT}
+"""Roles that know no database."""
+NEED_BUS = frozenset({"network", "volume", "compute"})
+"""Services whose roles speak to each other over the bus."""
+
+
+def entry_of(role: str) -> Entry:
+    """The service that a role belongs to."""
+    return next(entry for entry in SERVICES if role in entry.roles)
 
 
 def catalogue() -> list[tuple[str, str, str, str]]:

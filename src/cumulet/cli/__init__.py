@@ -52,6 +52,8 @@ class LazyGroup(click.Group):
 
 COMMANDS: Table = {
     "up": ("cumulet.cli.up:up", "Start the whole cloud on this machine."),
+    "run": ("cumulet.cli.run:run", "Run some roles of a spread cloud in this process."),
+    "roles": ("cumulet.cli.roles:roles", "Show who runs what, where, since when, and who lives."),
     "down": ("cumulet.cli.down:down", "Stop the cloud; with --purge, leave nothing of it."),
     "status": ("cumulet.cli.status:status", "Show whether the cloud and each service answer."),
     "doctor": ("cumulet.cli.doctor:doctor", "Say what this machine lacks for real guests."),

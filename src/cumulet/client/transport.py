@@ -10,15 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import unquote
 
+from cumulet.kernel import clock
 from cumulet.kernel.db import outside_transaction
 from cumulet.kernel.errors import Unavailable
 
 MAX_DEPTH = 6
+KEEP_ALIVE = 1.0
+"""Seconds that an idle connection is kept; a server that ends goes on serving for longer than that."""
+NOT_TAKEN = "x-cumulet-not-taken"
+"""Header of a 503 from a process that did nothing with the request, so that another may be asked."""
+_CONNECT = 2.0
+_LONGEST_ASIDE = 10.0
+_ENDING, _STARTING = 3.0, 0.2
+_IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _depth: ContextVar[int] = ContextVar("rest_depth", default=0)
 Body = bytes | AsyncIterator[bytes]
 
@@ -145,26 +154,74 @@ class AbsentTransport:
 class RemoteReply:
     """The answer of another process."""
 
-    def __init__(self, response: Any) -> None:
-        self._response = response
+    def __init__(self, response: Any, name: str) -> None:
+        self._response, self._name = response, name
         self.status: int = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
 
+    @property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers as they came, repeated ones repeated."""
+        return list(self._response.raw_headers)
+
     async def read(self) -> bytes:
-        data: bytes = await self._response.read()
-        return data
+        return b"".join([piece async for piece in self.pieces()])
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        async for piece in self._response.content.iter_chunked(256 * 1024):
-            yield piece
+        """The body as it comes; raises Unavailable when the other side goes away before its end."""
+        import aiohttp
+
+        try:
+            async for piece in self._response.content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"The {self._name} service went away while it answered: {_said(error)}") from None
+        finally:
+            if not self._response.content.at_eof():
+                self._response.close()  # the rest is wanted by nobody; the connection can't be used again
+
+
+class _Instance:
+    """One process that serves a service, and until when others are asked first."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.failures = 0
+        self.aside_until = 0.0
+
+    def put_aside(self, seconds: float) -> None:
+        self.aside_until = max(self.aside_until, clock.monotonic() + seconds)
+
+    def failed(self) -> None:
+        self.failures += 1
+        self.put_aside(min(0.5 * 2**self.failures, _LONGEST_ASIDE))
 
 
 class RemoteTransport:
-    """Reaches a service by its URL (up to and with its mount)."""
+    """Reaches a service by its URLs (each up to and with its mount), one process each; they take turns.
 
-    def __init__(self, url: str, name: str) -> None:
-        self._url, self._name = url.rstrip("/"), name
+    A process that can't be reached is passed over for a while and the request goes
+    to the next. Once a request may have been received it is sent again only when
+    its method says that twice is as good as once (RFC 9110, 9.2.2) and its body is at hand.
+    A process that is about to end says so (``Connection: close``) and gets no more.
+    """
+
+    def __init__(self, urls: str | Sequence[str], name: str) -> None:
+        self._instances = [_Instance(url) for url in ([urls] if isinstance(urls, str) else urls)]
+        self._name = name
+        self._turn = 0
         self._session: Any = None
+
+    @property
+    def urls(self) -> list[str]:
+        return [one.url for one in self._instances]
+
+    def _order(self) -> list[_Instance]:
+        """All instances: first those that work, in turn; then those put aside, the longest ago first."""
+        self._turn = (self._turn + 1) % len(self._instances)
+        turned = self._instances[self._turn :] + self._instances[: self._turn]
+        now = clock.monotonic()
+        return sorted(turned, key=lambda one: one.aside_until if one.aside_until > now else 0.0)
 
     async def send(
         self, method: str, path: str, headers: Mapping[str, str], body: Body = b"", *, timeout: float = 60.0
@@ -173,24 +230,80 @@ class RemoteTransport:
         from yarl import URL
 
         outside_transaction(f"REST {method} {path}")
-        if self._session is None:
-            self._session = aiohttp.ClientSession(auto_decompress=False)
-        try:
-            response = await self._session.request(
-                method,
-                URL(self._url + path, encoded=True),
-                headers=headers,
-                data=body or None,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=timeout),
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"The {self._name} service is not available: {error}") from None
-        return RemoteReply(response)
+        session = self._session or self._open()
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=timeout)
+        repeatable = method in _IDEMPOTENT and isinstance(body, bytes)
+        once = body if isinstance(body, bytes) else _Once(body)
+        reason = "no address is known"
+        for instance in self._order():
+            try:
+                response = await session.request(
+                    method,
+                    URL(instance.url + path, encoded=True),
+                    headers=headers,
+                    data=once or None,
+                    allow_redirects=False,
+                    timeout=limits,
+                )
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                reason = _said(error)  # nothing was sent
+                instance.failed()
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                reason = _said(error)
+                instance.failed()
+                if not repeatable or isinstance(error, TimeoutError):
+                    break
+            else:
+                instance.failures = 0
+                if response.status == 503 and NOT_TAKEN in response.headers:
+                    reason = f"it is {response.headers[NOT_TAKEN]}"
+                    instance.put_aside(_STARTING)
+                    response.release()
+                    if isinstance(once, _Once) and once.begun:
+                        break
+                    continue
+                if response.headers.get("Connection", "").lower() == "close":
+                    instance.put_aside(_ENDING)
+                return RemoteReply(response, self._name)
+            if isinstance(once, _Once) and once.begun:
+                break
+        raise Unavailable(f"The {self._name} service is not available: {reason}")
+
+    def _open(self) -> Any:
+        import aiohttp
+
+        # a connection that was idle for longer may be closed by an ending server at the moment it is used again
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=10)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Content-Type", "User-Agent", "Accept", "Accept-Encoding"),
+            read_bufsize=256 * 1024,
+        )
+        return self._session
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+            self._session = None
+
+
+class _Once:
+    """A body that can be sent once; remembers whether somebody began to."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self.begun = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.begun = True
+        async for piece in self._pieces:
+            yield piece
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 async def _pieces_of(body: Body) -> AsyncIterator[bytes]:

@@ -60,7 +60,7 @@ async def _control(
     from cumulet.compute.sagas.world import World
     from cumulet.kernel.outbox import Outbox
     from cumulet.kernel.quota import Quota
-    from cumulet.kernel.saga import SagaEngine
+    from cumulet.kernel.saga import Ear, SagaEngine
 
     database = await parts.open_database("compute", METADATA, Path(__file__).parent / "migrations")
     quota = Quota(QUOTA_USAGE, QUOTA_LIMITS, DEFAULTS)
@@ -71,6 +71,7 @@ async def _control(
         database, SAGAS, ALL, world=world, seal=parts.seal, component="conductor", host=parts.host,
         sole=bool(parts.options.get("sole", True)),
     )  # fmt: skip
+    ear = Ear(engine, parts.bus, "compute", parts.host)
     compute = Compute(
         db=database, sagas=engine, quota=quota, image=image, network=network, volume=volume,
         placement=PlacementClient(session), bus=parts.bus, settings=config, seal=parts.seal, secrets=parts.secrets,
@@ -79,7 +80,7 @@ async def _control(
     conductor = Conductor(world, engine, parts.host, parts.seal)
     built = []
     if "conductor" in roles:
-        built.append(Role("conductor", tasks=[conductor, outbox.loop, *loops(compute, conductor)]))
+        built.append(Role("conductor", tasks=[conductor, ear, outbox.loop, *loops(compute, conductor)]))
     if "compute-api" in roles:
         app, metadata = make_api(parts, compute)
         parts.options["metadata_app"] = metadata

@@ -14,7 +14,7 @@ from cumulet.insight import policy
 from cumulet.insight.check import checker
 from cumulet.insight.flow import STEPS, Row, without_hosts_why
 from cumulet.insight.logic import Insight
-from cumulet.kernel import ids
+from cumulet.kernel import clock, ids
 from cumulet.kernel.errors import Fault, Invalid, NotFound, Unauthorized, Unavailable
 from cumulet.kernel.http import Answer, Body, Request, Route
 from cumulet.kernel.http.route import under
@@ -148,6 +148,16 @@ async def repair(request: Request) -> dict[str, Any]:
     return {"repaired": msgspec.to_builtins(done)}
 
 
+async def list_roles(request: Request) -> dict[str, Any]:
+    """The processes of the cloud: what each runs, where, since when, and whether it lives."""
+    insight: Insight = request.service
+    shown = []
+    for row in await insight.processes():
+        times = {name: clock.iso_micro_z(row[name]) for name in ("started_at", "seen_at")}
+        shown.append({name: value for name, value in row.items() if name != "every"} | times)
+    return {"processes": shown}
+
+
 _FINDING = {
     "type": "object",
     "properties": {"rule": {"type": "string"}, "id": {"type": "string"}},
@@ -171,6 +181,7 @@ ROUTES = [
         [
             Route("GET /steps", list_steps, policy=policy.STEPS),
             Route("GET /check", check, policy=policy.CHECK),
+            Route("GET /roles", list_roles, policy=policy.ROLES),
             Route("POST /check/repair", repair, policy=policy.REPAIR, body=_REPAIR),
             Route("GET /servers/{server_id}/flow", show_flow, policy=policy.FLOW, target=find_server),
             Route("GET /servers/{server_id}/flow/stream", stream_flow, policy=policy.FLOW, target=find_server),

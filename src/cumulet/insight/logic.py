@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import orjson
 from sqlalchemy import delete, select
 
@@ -19,7 +20,8 @@ from cumulet.client.session import ServiceSession
 from cumulet.insight import flow as flows
 from cumulet.insight.config import Config
 from cumulet.insight.flow import Flow, Row, Stored
-from cumulet.insight.models import EVENTS
+from cumulet.insight.models import EVENTS, PROCESSES
+from cumulet.insight.rpc import Alive
 from cumulet.kernel import clock, context, errors
 from cumulet.kernel.db import Database, Transaction
 from cumulet.kernel.errors import NotFound, Unavailable
@@ -29,6 +31,8 @@ from cumulet.kernel.trace import Event
 
 _DAY = 86_400.0
 _PURGED_AT_ONCE = 5_000
+_MISSED = 3
+"""A process that did not speak for so many of its intervals counts as dead."""
 _MOST_EVENTS = 20_000
 """More events than any flow has; a bound on what one request reads."""
 
@@ -76,6 +80,22 @@ class Insight:
             for waiting in self.listeners.get(subject, ()):
                 waiting.set()
 
+    async def note(self, alive: Alive) -> None:
+        """Keep what a process says of itself, and when it said so by this process's clock."""
+        values = {**msgspec.structs.asdict(alive), "seen_at": clock.now()}
+
+        async def body(tx: Transaction) -> None:
+            if not await tx.run(PROCESSES.update().where(PROCESSES.c.id == alive.id).values(values)):
+                await tx.insert(PROCESSES, values)
+
+        await self.database.run(body, durable=False)
+
+    async def processes(self) -> list[dict[str, Any]]:
+        """Every process that was heard of lately, each with ``alive``: whether it still speaks."""
+        rows = await self.database.all(select(PROCESSES).order_by(PROCESSES.c.host, PROCESSES.c.started_at))
+        now = clock.now()
+        return [{**row, "alive": row["seen_at"] > now - _MISSED * row["every"]} for row in rows]
+
     async def purge(self) -> None:
         """Forget what is older than ``keep_days``, in pieces that hold up nobody."""
         oldest = clock.now() - self.config.keep_days * _DAY
@@ -86,6 +106,11 @@ class Insight:
 
         while await self.database.run(body, durable=False) == _PURGED_AT_ONCE:
             pass
+
+        async def forget(tx: Transaction) -> None:
+            await tx.run(delete(PROCESSES).where(PROCESSES.c.seen_at < clock.now() - _DAY))
+
+        await self.database.run(forget, durable=False)
 
     # ---- what goes out
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one table of insight: flow events as they came, in the order in which they came."""
+"""The tables of insight: flow events as they came, in the order in which they came; and the processes of the cloud."""
 
 from __future__ import annotations
 
@@ -28,4 +28,20 @@ EVENTS = Table(
     Column("received_at", Time, nullable=False),
     Index("flow_events_by_subject", "subject", "id"),
     Index("flow_events_by_age", "received_at"),
+)
+
+PROCESSES = Table(
+    "processes",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("roles", Json, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("address", String(255), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("problems", Json, nullable=False),
+    Column("started_at", Time, nullable=False),
+    Column("every", Float, nullable=False),
+    Column("seen_at", Time, nullable=False, index=True),
 )

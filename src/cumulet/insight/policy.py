@@ -16,6 +16,7 @@ WHY_HOSTS: Final = "cumulet:servers:why:hosts"
 STEPS: Final = "cumulet:steps:list"
 CHECK: Final = "cumulet:check"
 REPAIR: Final = "cumulet:check:repair"
+ROLES: Final = "cumulet:roles:list"
 
 RULES: Final = [
     Rule(FLOW, _READER, description="See the flow of a server."),
@@ -25,4 +26,5 @@ RULES: Final = [
     Rule(STEPS, "@", ("project", "domain", "system"), description="See what the steps of a flow are."),
     Rule(CHECK, "role:admin", ("project", "system"), description="Have all invariants of the cloud checked."),
     Rule(REPAIR, "role:admin", description="Have broken invariants mended."),
+    Rule(ROLES, "role:admin", ("system", "project"), description="See the processes of the cloud, and which live."),
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other processes tell insight: flow events, in batches; nobody waits for an answer."""
+"""What other processes tell insight: flow events, in batches, and that they live; nobody waits for an answer."""
 
 from __future__ import annotations
 
@@ -13,4 +13,23 @@ class Events(msgspec.Struct):
     events: list[Event]
 
 
+class Alive(msgspec.Struct):
+    """One process of the cloud, as it sees itself."""
+
+    id: str
+    """Of this start of the process."""
+    host: str
+    roles: list[str]
+    pid: int
+    address: str
+    version: str
+    state: str
+    """starting, ready or draining."""
+    problems: list[str]
+    started_at: float
+    every: float
+    """Seconds until it says so again."""
+
+
 EVENTS = Method("insight.events", "events", Events, type(None))
+ALIVE = Method("insight.events", "alive", Alive, type(None))

@@ -12,8 +12,8 @@ from cumulet.insight.errors import InsightDialect
 from cumulet.insight.logic import Insight
 from cumulet.insight.models import METADATA
 from cumulet.insight.policy import RULES
-from cumulet.insight.rpc import EVENTS, Events
-from cumulet.kernel.bus import Bus, Subscription
+from cumulet.insight.rpc import ALIVE, EVENTS, Events
+from cumulet.kernel.bus import Bus, Handlers, Subscription
 from cumulet.kernel.http import Api
 from cumulet.kernel.loops import Loop
 from cumulet.kernel.policy import Policy
@@ -33,7 +33,8 @@ class Receiver:
         async def receive(batch: Events) -> None:
             await self._insight.store(batch.events)
 
-        self._subscription = await self._bus.subscribe({EVENTS: receive}, component="insight", host=self._host)
+        handlers: Handlers = {EVENTS: receive, ALIVE: self._insight.note}
+        self._subscription = await self._bus.subscribe(handlers, component="insight", host=self._host)
 
     async def stop(self) -> None:
         self._insight.closing.set()
@@ -75,4 +76,5 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         port=8790,
         roles=[Role("insight", app=api, tasks=tasks)],
         close=close,
+        drain=insight.closing.set,
     )

@@ -52,7 +52,11 @@ class Outbox:
         tx.after_commit(self.loop.poke)
 
     async def deliver(self) -> None:
-        """Send what waits, oldest first; stops at the first that can't be sent."""
+        """Send what waits, oldest first; stops at the first that can't be sent. One process sends at a time."""
+        async with self._database.hold("outbox"):
+            await self._deliver()
+
+    async def _deliver(self) -> None:
         table = self._table
         while rows := await self._database.all(select(table).order_by(table.c.created_at).limit(100)):
             for row in rows:

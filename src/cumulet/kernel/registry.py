@@ -99,5 +99,7 @@ class Service:
     bootstrap: Callable[[dict[str, Any]], Awaitable[dict[str, Any] | None]] | None = None
     """Ensures what a new cloud holds of this service; gets the facts that earlier services returned
     (``password``, ``service_passwords``, identity's ``projects`` by name …) and may add its own."""
+    drain: Callable[[], None] = lambda: None
+    """Lets answers that go on for as long as somebody listens come to their end, since the process ends."""
     aliases: tuple[str, ...] = ()
     """Further catalogue types of the same endpoint (volumev3)."""

@@ -6,8 +6,11 @@ Nothing here ever prints a secret; the file has mode 0600 from its first byte.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
@@ -30,7 +33,7 @@ class SecretFile:
     """Named generated secrets in one JSON file of mode 0600: asked for by name, made on first asking."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._stamp = 0
         self._values: dict[str, str] = {}
         self.refresh()
@@ -38,10 +41,10 @@ class SecretFile:
     def refresh(self) -> bool:
         """Take up what another process wrote; returns whether the file is another one than before."""
         try:
-            stamp = self._path.stat().st_mtime_ns
+            stamp = self.path.stat().st_mtime_ns
             if stamp == self._stamp:
                 return False
-            self._values = orjson.loads(self._path.read_bytes())
+            self._values = orjson.loads(self.path.read_bytes())
         except FileNotFoundError:
             return False
         self._stamp = stamp
@@ -50,19 +53,36 @@ class SecretFile:
     def get(self, name: str, octets: int = 32) -> str:
         """The secret of that name; a new one with ``octets`` bytes of entropy is written before it is returned."""
         if name not in self._values:
-            self.put(name, ids.new_secret(octets))
+            with self._alone():
+                self.refresh()  # another process may have been first
+                if name not in self._values:
+                    self._write(name, ids.new_secret(octets))
         return self._values[name]
 
     def put(self, name: str, value: str) -> None:
-        self.refresh()
+        with self._alone():
+            self.refresh()
+            self._write(name, value)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the only process that writes the file."""
+        handle = os.open(self.path.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _write(self, name: str, value: str) -> None:
         self._values[name] = value
-        temporary = self._path.with_suffix(".new")
+        temporary = self.path.with_suffix(".new")
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(orjson.dumps(self._values, option=orjson.OPT_INDENT_2))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self._path)
-        self._stamp = self._path.stat().st_mtime_ns
+        temporary.replace(self.path)
+        self._stamp = self.path.stat().st_mtime_ns
 
     def known(self, name: str) -> bool:
         return name in self._values

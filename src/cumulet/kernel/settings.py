@@ -62,6 +62,13 @@ class Settings:
         except msgspec.ValidationError as error:
             raise SettingsError(f"[{name}] {error}".replace("`$.", "`")) from None
 
+    def without(self, section: str, key: str) -> Settings:
+        """The same settings without one key, as if neither file nor environment named it."""
+        values = {name: dict(content) for name, content in self._values.items()}
+        values.get(section, {}).pop(key, None)
+        variable = f"CUMULET_{section}_{key}".upper()
+        return Settings(values, {name: value for name, value in self._environ.items() if name != variable})
+
     def check_all_asked(self) -> None:
         """Raise SettingsError for a section that no part of the program knows."""
         for section in self._values:

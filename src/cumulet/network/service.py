@@ -37,7 +37,7 @@ async def _api(parts: Parts, config: NetworkConfig) -> tuple[Role, Bootstrap]:
     from cumulet.kernel.outbox import Outbox
     from cumulet.kernel.policy import Policy
     from cumulet.kernel.quota import Quota
-    from cumulet.kernel.saga import SagaEngine
+    from cumulet.kernel.saga import Ear, SagaEngine
     from cumulet.network import models, rpc
     from cumulet.network.api import ROUTES
     from cumulet.network.errors import NetworkDialect
@@ -61,6 +61,7 @@ async def _api(parts: Parts, config: NetworkConfig) -> tuple[Role, Bootstrap]:
         database, models.SAGAS, ALL, world=World(database, parts.bus, outbox, config), seal=parts.seal,
         component="network-api", host=parts.host, sole=bool(parts.options.get("sole", True)),
     )  # fmt: skip
+    ear = Ear(engine, parts.bus, "network", parts.host)
     net = Network(config, database, quota, outbox, engine, Pokes(poke_one, poke_all))
     duties = Loop("network duties", 15.0, lambda: agents.place(net))
     purge = Loop("network purge", 3600.0, lambda: reports.purge(net))
@@ -98,7 +99,7 @@ async def _api(parts: Parts, config: NetworkConfig) -> tuple[Role, Bootstrap]:
         return {"networks": made}
 
     answers = _Answers(parts, {rpc.DESIRED: answer, rpc.REPORT: report}, poke_all)
-    return Role("network-api", app=api, tasks=[outbox.loop, duties, purge, answers, engine]), first
+    return Role("network-api", app=api, tasks=[outbox.loop, duties, purge, answers, engine, ear]), first
 
 
 class _Answers:

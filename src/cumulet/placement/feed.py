@@ -71,10 +71,14 @@ class Feed:
             if not self._readers:
                 self._empty.set()
 
-    async def close(self) -> None:
-        """Send all waiting readers home; the database is no longer needed when this returns."""
+    def dismiss(self) -> None:
+        """Let nobody wait any more."""
         self._closed = True
         self.poke()
+
+    async def close(self) -> None:
+        """Send all waiting readers home; the database is no longer needed when this returns."""
+        self.dismiss()
         if self._readers:
             self._empty.clear()
             await self._empty.wait()

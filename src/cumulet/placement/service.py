@@ -44,4 +44,5 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         port=8778,
         roles=[Role("placement-api", app=api)],
         close=placement.feed.close,
+        drain=placement.feed.dismiss,
     )

@@ -51,7 +51,7 @@ async def _control(
     """The roles with a database: the API, and the scheduler with the saga engine."""
     from cumulet.kernel.policy import Policy
     from cumulet.kernel.quota import Quota
-    from cumulet.kernel.saga import SagaEngine
+    from cumulet.kernel.saga import Ear, SagaEngine
     from cumulet.volume.limits import defaults
     from cumulet.volume.logic import Volume
     from cumulet.volume.logic.types import ensure_default
@@ -67,6 +67,7 @@ async def _control(
         database, SAGAS, ALL, world=world, seal=parts.seal, component="volume-scheduler", host=parts.host,
         sole=bool(parts.options.get("sole", True)),
     )  # fmt: skip
+    ear = Ear(engine, parts.bus, "volume", parts.host)
     policy = Policy(RULES)
     volume = Volume(
         database=database,
@@ -105,7 +106,7 @@ async def _control(
     if "volume-scheduler" in roles:
         from cumulet.volume.loops import VolumeScheduler
 
-        built.append(Role("volume-scheduler", tasks=[VolumeScheduler(world, engine, parts.bus, parts.host)]))
+        built.append(Role("volume-scheduler", tasks=[VolumeScheduler(world, engine, parts.bus, parts.host), ear]))
 
     async def first(facts: dict[str, Any]) -> None:
         await ensure_default(database)

@@ -6,8 +6,9 @@ explicit list, not replayed code: it can be shown to an operator, versioned, and
 failed at every step by a test.
 """
 
+from cumulet.kernel.saga.ear import Ear
 from cumulet.kernel.saga.engine import SagaEngine
 from cumulet.kernel.saga.model import Cancelled, Failed, RetryFrom, Run, Saga, Step, Wait
 from cumulet.kernel.saga.store import saga_table
 
-__all__ = ["Cancelled", "Failed", "RetryFrom", "Run", "Saga", "SagaEngine", "Step", "Wait", "saga_table"]
+__all__ = ["Cancelled", "Ear", "Failed", "RetryFrom", "Run", "Saga", "SagaEngine", "Step", "Wait", "saga_table"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -18,6 +18,7 @@ from sqlalchemy import Table, select
 
 from cumulet.kernel import clock, context, halts, ids, trace
 from cumulet.kernel.db import Database, Row, Transaction
+from cumulet.kernel.errors import Unavailable
 from cumulet.kernel.loops import Loop
 from cumulet.kernel.saga.model import Cancelled, Failed, RetryFrom, Run, Saga, Step, Wait, failure_of
 from cumulet.kernel.saga.store import DONE, FAILED, READY, STUCK, Journal, LostLease
@@ -38,7 +39,11 @@ class Hooks(Protocol):
 
 
 class SagaEngine:
-    """Runs the sagas of one service's database. ``sole`` means no other process runs them."""
+    """Runs the sagas of one service's database. ``sole`` means no other process runs them.
+
+    The sagas of a process that died go on in another after ``lease`` seconds and the
+    dispatch loop's one.
+    """
 
     def __init__(
         self,
@@ -52,7 +57,7 @@ class SagaEngine:
         host: str = "",
         sole: bool = False,
         workers: int = 64,
-        lease: float = 15.0,
+        lease: float = 3.5,
         hooks: Hooks | None = None,
     ) -> None:
         self.journal = Journal(database, table, seal)
@@ -67,6 +72,10 @@ class SagaEngine:
         self._poked: set[str] = set()
         self._pokes: dict[str, asyncio.Event] = {}
         self._stopping = False
+        self._started = False
+        self._told: set[str] = set()
+        self.tell: Callable[[str, bool], None] | None = None
+        """How engines in other processes are poked: one of them, or (True) all."""
         self.loop = Loop(f"{component} sagas", 1.0, self._dispatch)
         self.stuck = 0
 
@@ -88,7 +97,17 @@ class SagaEngine:
         return asked
 
     def poke(self, saga_id: str) -> None:
-        """Let a waiting saga look again now."""
+        """Let a waiting saga look again now, in whatever process it is run."""
+        if self.tell is not None and not self._started:
+            self.tell(saga_id, False)
+            return
+        self._poked.add(saga_id)
+        self.loop.poke()
+
+    def hear(self, saga_id: str, *, everybody: bool) -> None:
+        """A poke from another process; one that all were told is not passed on."""
+        if everybody:
+            self._told.add(saga_id)
         self._poked.add(saga_id)
         self.loop.poke()
 
@@ -106,10 +125,11 @@ class SagaEngine:
         if self._sole:
             await self.journal.release_all()
         await self.loop.start()
+        self._started = True
 
     async def stop(self) -> None:
         """Finish the steps in work, then give all leases back."""
-        self._stopping = True
+        self._stopping, self._started = True, False
         await self.loop.stop()
         for task in list(self._running.values()):
             try:
@@ -147,7 +167,7 @@ class SagaEngine:
             if poked:
                 self._poked.add(saga_id)
             return
-        task = asyncio.get_running_loop().create_task(self._run(saga_id), name=f"saga {saga_id}")
+        task = asyncio.get_running_loop().create_task(self._run(saga_id, poked=poked), name=f"saga {saga_id}")
         self._running[saga_id] = task
         task.add_done_callback(lambda _: self._ended(saga_id))
 
@@ -159,9 +179,13 @@ class SagaEngine:
         elif self._poked:
             self.loop.poke()
 
-    async def _run(self, saga_id: str) -> None:
+    async def _run(self, saga_id: str, *, poked: bool = False) -> None:
         row = await self.journal.take(saga_id, self._owner, self._lease)
+        told = saga_id in self._told
+        self._told.discard(saga_id)
         if row is None:
+            if poked and not told and self.tell is not None and not self._sole:
+                self.tell(saga_id, True)  # whoever runs it must look again
             return
         saga = self._sagas.get((row["name"], row["version"]))
         if saga is None:
@@ -186,8 +210,11 @@ class SagaEngine:
     async def _keep(self, saga_id: str, generation: int) -> None:
         while True:
             await clock.sleep(self._lease / 3)
-            if not await self.journal.renew(saga_id, generation, self._lease):
-                return
+            try:
+                if not await self.journal.renew(saga_id, generation, self._lease):
+                    return
+            except Unavailable as error:
+                _log.warning("the lease of saga %s could not be renewed: %s", saga_id, error.message)
 
     async def _advance(self, saga: Saga, run: Run, row: Row) -> None:
         """Run steps until the saga ends or waits. ``floor`` set means: going back, down to that cursor."""

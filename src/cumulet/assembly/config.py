@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The section ``[cloud]``, and what of a settings file concerns a process that runs only some roles.
+
+Invariant: every section of the file is checked in every process, whoever runs
+there: a file that one process accepts no other refuses.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from cumulet.assembly.table import AGENTS, SERVICES
+from cumulet.kernel.settings import Settings, SettingsError
+
+METADATA = "metadata"
+"""Where hosts reach the metadata API that guests ask; not in the catalogue."""
+
+
+class CloudConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """What holds for all services of a cloud."""
+
+    database: str = ""
+    """``postgresql://user:password@host/database``; empty: one SQLite file per service in the data directory."""
+    database_connections: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 8
+    """Connections to the database, at most, for each service of a process."""
+    bus: str = ""
+    """``amqp://user:password@host/vhost``; empty: the roles of this process hear only each other."""
+    secrets: str = ""
+    """The file of the cloud's generated secrets, the same on every machine; empty: in the data directory."""
+    url: str = ""
+    """The front door's URL as clients know it; empty: whatever address a client used."""
+    region: str = "RegionOne"
+    endpoints: dict[str, str | list[str]] = {}
+    """catalogue type → URL (with its mount) of a service that runs elsewhere, or several that take turns."""
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=600)] = 1.5
+    """How long an ending process goes on taking requests, while it tells its clients to go elsewhere."""
+    heartbeat_seconds: Annotated[float, msgspec.Meta(gt=0, le=300)] = 5.0
+    """How often each process says that it lives."""
+
+
+def cloud_config(settings: Settings) -> CloudConfig:
+    """The checked section; raises SettingsError naming the key."""
+    config = settings.section("cloud", CloudConfig)
+    known = {type_ for entry in SERVICES for type_ in (entry.type, *entry.aliases)} | {METADATA}
+    for type_, urls in config.endpoints.items():
+        if type_ not in known:
+            raise SettingsError(f"[cloud.endpoints] {type_}: no such service; known: {', '.join(sorted(known))}")
+        for url in urls_of(urls):
+            _check_url(f"[cloud.endpoints] {type_}", url, ("http", "https"))
+        if not urls_of(urls):
+            raise SettingsError(f"[cloud.endpoints] {type_}: at least one URL is needed")
+    if config.database:
+        _check_url("[cloud] database", config.database, ("postgresql", "postgres"), host=False)
+    if config.bus:
+        _check_url("[cloud] bus", config.bus, ("amqp", "amqps"))
+    if config.url:
+        _check_url("[cloud] url", config.url, ("http", "https"))
+    return config
+
+
+def urls_of(urls: str | list[str]) -> list[str]:
+    return [urls] if isinstance(urls, str) else urls
+
+
+def _check_url(key: str, url: str, schemes: tuple[str, ...], *, host: bool = True) -> None:
+    """Raise SettingsError for anything that can't be such a URL. The text never repeats it: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in schemes and (bool(parts.hostname) or not host)
+    except ValueError:
+        good = False
+    if not good:
+        raise SettingsError(f"{key}: must be a URL that begins with {' or '.join(f'{one}://' for one in schemes)}")
+
+
+def check_other_sections(settings: Settings, built: Iterable[str]) -> None:
+    """Check the sections of the services that do not run here; raises SettingsError."""
+    for package in {entry.package for entry in SERVICES} - set(built):
+        model = _model_of(package)
+        if model is not None:
+            settings.section(package, model)
+
+
+def _model_of(package: str) -> Any:
+    """The Struct of a service's section: the one that its module ``config`` defines."""
+    module = importlib.import_module(f"cumulet.{package}.config")
+    names = ("Config", f"{package.title()}Config", f"{package.title()}Settings")
+    return next((getattr(module, name) for name in names if hasattr(module, name)), None)
+
+
+def for_roles(settings: Settings, roles: Iterable[str]) -> Settings:
+    """What a process with these roles may know: one that runs agents only has no database and never learns its DSN."""
+    return settings.without("cloud", "database") if not set(roles) - AGENTS else settings

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cumulet run ROLE…`: some roles of a cloud in this process, others in others, here or on other machines.
+
+From SIGTERM on: the process says that it ends and goes on serving until its
+clients have gone elsewhere; then it takes no more, finishes what it has in work
+(answers, messages, saga steps) and gives its leases back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cumulet.assembly.build import Cloud, build
+from cumulet.assembly.config import METADATA, cloud_config, for_roles, urls_of
+from cumulet.assembly.firststart import start_services
+from cumulet.assembly.gate import Gate
+from cumulet.assembly.health import DRAINING, READY
+from cumulet.assembly.place import Place, Taken
+from cumulet.assembly.serve import Wish, listen, make_server, shown_host, start_libvirt
+from cumulet.assembly.start import as_root
+from cumulet.assembly.table import AGENTS, ALL_ROLES, FRONT, HOST_ROLES, SERVICES, entry_of
+from cumulet.kernel.secrets import SecretFile
+from cumulet.kernel.settings import SettingsError
+
+_log = logging.getLogger(__name__)
+_PATIENCE = 30
+"""Seconds that an ending process gives the answers in work."""
+FRONT_PORT = 8080
+
+
+def port_of(roles: Iterable[str]) -> int | None:
+    """The port that these roles have by tradition; None when none of them serves HTTP."""
+    wanted = set(roles)
+    if FRONT in wanted:
+        return FRONT_PORT
+    return next(
+        (entry.port for entry in SERVICES if wanted & set(entry.roles) - AGENTS and entry.roles[0] in wanted), None
+    )
+
+
+def run_roles(wish: Wish, roles: Iterable[str], *, port: int | None, log: Callable[[], Any]) -> int:
+    """Prepare the data directory and run ``roles`` until told to stop; without ``port`` nothing listens.
+
+    Raises Taken, OSError, SettingsError or SchemaTooNew before anything is served.
+    """
+    wanted = frozenset(roles)
+    wish.settings = for_roles(wish.settings, wanted)
+    config = cloud_config(wish.settings)
+    wish.data.mkdir(parents=True, exist_ok=True)
+    place = Place(wish.data)
+    place.lock(shared=True)
+    for role in sorted(wanted & HOST_ROLES):
+        place.lock_name(f"{wish.name}.{role}")
+    if not config.database:
+        for package in sorted({entry_of(role).package for role in wanted - AGENTS}):
+            place.lock_name(f"{package}.db")  # an SQLite file belongs to one process
+    secrets = SecretFile(Path(config.secrets) if config.secrets else wish.data / "secrets.json")
+    _check_secrets(secrets, wanted)
+    real = wish.hypervisor == "libvirt" and bool(wanted & HOST_ROLES)
+    wish.options.update(
+        sole=False,
+        hypervisor=wish.hypervisor,
+        network_driver="bridge" if real else "simulated",
+        volume_driver="file" if real else "simulated",
+        cloud_id=_cloud_id(wish.data, secrets),
+    )
+
+    def serve(wish: Wish) -> int:
+        import uvloop
+
+        return uvloop.run(_serve(wish, wanted, port))
+
+    if real:
+        if os.geteuid() != 0:
+            raise PermissionError("real guests need root: run it with sudo, or with --hypervisor simulated")
+        return as_root(wish, place, log, serve)
+    log()
+    return serve(wish)
+
+
+def _check_secrets(secrets: SecretFile, roles: frozenset[str]) -> None:
+    """A process without a database makes no secrets: what it needs was made by those that have one."""
+    if roles - AGENTS:
+        return
+    wanted = [f"service:{entry_of(role).package}" for role in sorted(roles & HOST_ROLES)]
+    wanted += [METADATA] if "network-agent" in roles else []
+    missing = [name for name in wanted if not secrets.known(name)]
+    if missing:
+        raise SettingsError(f"[cloud] secrets: {secrets.path} lacks {', '.join(missing)}; copy it from a controller")
+
+
+def _cloud_id(data: Path, secrets: SecretFile) -> str:
+    """The cloud's id, which all its processes share and its data directories bear; raises Taken for another cloud's."""
+    marker = data / "cloud-id"
+    kept = marker.read_text().strip() if marker.exists() else None
+    if not secrets.known("cloud_id") and kept:
+        secrets.put("cloud_id", kept)
+    cloud_id = secrets.get("cloud_id", 12)
+    if kept is None:
+        marker.write_text(cloud_id)
+    elif kept != cloud_id:
+        raise Taken(f"{data} belongs to another cloud ({kept})")
+    return cloud_id
+
+
+async def _serve(wish: Wish, roles: frozenset[str], port: int | None) -> int:
+    stop = asyncio.Event()
+    for told in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(told, stop.set)
+    socket = listen(wish.host, port) if port is not None else None
+    options = dict(wish.options)
+    endpoints = cloud_config(wish.settings).endpoints
+    if METADATA in endpoints:
+        options["metadata_url"] = urls_of(endpoints[METADATA])[0]
+    if "compute-agent" in roles and wish.hypervisor == "libvirt":
+        options["libvirt"] = await start_libvirt(wish, options)
+    cloud = await build(
+        wish.settings, wish.data, host=wish.name, roles=roles, privileged=wish.privileged, options=options
+    )
+    if (metadata := cloud.parts.options.get("metadata_app")) is not None:
+        cloud.front.mount(METADATA, metadata)
+    if socket is not None:
+        scheme = "https" if wish.certificate else "http"
+        cloud.address = f"{scheme}://{shown_host(wish.host)}:{socket.getsockname()[1]}"
+    server = make_server(Gate(cloud.front, cloud.health, cloud.config.url), wish, patience=_PATIENCE)
+    serving = asyncio.create_task(server.serve(sockets=[socket])) if socket is not None else None
+    stopping = asyncio.create_task(stop.wait())
+    starting = asyncio.create_task(_start(wish, cloud))
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            _log.info("ready: %s", ", ".join(sorted(roles)))
+            await stopping
+        _log.info("ending")
+    finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await _end(cloud, server, serving)
+    return 0
+
+
+async def _start(wish: Wish, cloud: Cloud) -> None:
+    await start_services(cloud)
+    await cloud.start()
+    cloud.health.state = READY
+    if cloud.config.url and "identity-api" in cloud.roles:
+        from cumulet.cli.clouds import write_clouds
+
+        write_clouds(wish.data, f"{cloud.config.url.rstrip('/')}/identity", cloud.parts.secrets.get("admin_password"))
+    wish.on_ready({"roles": sorted(cloud.roles), "address": cloud.address, "pid": os.getpid(), "host": wish.name})
+
+
+async def _end(cloud: Cloud, server: Any, serving: asyncio.Task[Any] | None) -> None:
+    """Send clients elsewhere, finish what is in work, give back what is held."""
+    ready = cloud.health.state == READY
+    cloud.health.state = DRAINING
+    cloud.heartbeat.poke()
+    if serving is not None:
+        if ready:
+            await asyncio.sleep(cloud.config.drain_seconds)
+        for service in cloud.services.values():
+            service.drain()
+        server.should_exit = True
+        await asyncio.gather(serving, return_exceptions=True)
+    await cloud.stop()
+    _log.info("ended")
+
+
+def check_roles(roles: Iterable[str]) -> None:
+    """Raise SettingsError for a role that there is not."""
+    known = ALL_ROLES | {FRONT}
+    for role in roles:
+        if role not in known:
+            raise SettingsError(f"there is no role {role!r}; known: {', '.join(sorted(known))}")

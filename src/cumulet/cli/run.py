@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cumulet run ROLE…`: some roles of a cloud in this process; the others run elsewhere from the same settings file."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cumulet.cli.up import DEFAULT_DATA
+
+
+@click.command()
+@click.argument("roles", nargs=-1, required=True, metavar="ROLE...")
+@click.option(
+    "--settings",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="CUMULET_SETTINGS",
+    help="The settings file (TOML) of the cloud.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DATA,
+    envvar="CUMULET_DATA",
+    show_default=True,
+    help="Data directory; processes of one cloud may share it.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: the service's own, if it has an API]"
+)
+@click.option("--host", "address", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--name", default=None, help="Name of this host in the cloud.  [default: the host's name]")
+@click.option(
+    "--hypervisor",
+    type=click.Choice(["auto", "libvirt", "simulated"]),
+    default="auto",
+    show_default=True,
+    help="What the agents of this host drive.",
+)
+@click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Certificate (PEM).")
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its private key (PEM).")
+@click.option(
+    "--guest-image",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The image 'tiny' of a new cloud (image-api).",
+)
+@click.option("--log-json", is_flag=True, help="Write log lines as JSON.")
+def run(roles: tuple[str, ...], **given: Any) -> None:
+    """Run ROLEs in this process until told to stop; `front` serves the whole cloud at one address.
+
+    \b
+    Roles: identity-api image-api placement-api network-api network-agent volume-api
+    volume-scheduler volume-agent compute-api scheduler conductor compute-agent insight front
+
+    SIGTERM ends it without losing a request: it goes on serving until its clients
+    have gone elsewhere, and finishes what it has in work.
+    """
+    if bool(given["tls_cert"]) != bool(given["tls_key"]):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    sys.exit(_run(roles, given))
+
+
+def _run(roles: tuple[str, ...], given: dict[str, Any]) -> int:
+    from cumulet.assembly.place import Taken
+    from cumulet.assembly.run import check_roles, port_of, run_roles
+    from cumulet.assembly.serve import Wish
+    from cumulet.assembly.start import choose_hypervisor
+    from cumulet.assembly.table import HOST_ROLES
+    from cumulet.kernel import log
+    from cumulet.kernel.db.schema import SchemaTooNew
+    from cumulet.kernel.settings import Settings, SettingsError
+
+    data = given["data"].absolute()
+    try:
+        check_roles(roles)
+        hypervisor = "simulated"
+        if HOST_ROLES & set(roles):
+            hypervisor, reasons = choose_hypervisor(given["hypervisor"], data)
+            for reason in reasons:
+                click.echo(f"The hypervisor is simulated: {reason}", err=True)
+        wish = Wish(
+            data=data, host=given["address"], hypervisor=hypervisor, settings=Settings.read(given["settings"]),
+            certificate=given["tls_cert"], key=given["tls_key"], name=given["name"] or socket.gethostname(),
+            on_ready=_say_ready,
+        )  # fmt: skip
+        if (image := given["guest_image"]) is not None:
+            wish.options["guest_image"] = {"name": "tiny", "path": str(image), "disk_format": image.suffix[1:]}
+        port = given["port"] if given["port"] is not None else port_of(roles)
+        return run_roles(wish, roles, port=port, log=lambda: log.configure(json=given["log_json"]))
+    except (Taken, SettingsError, SchemaTooNew, OSError) as error:
+        click.echo(f"cumulet: {error}", err=True)
+        return 1
+
+
+def _say_ready(facts: dict[str, Any]) -> None:
+    where = f" at {facts['address']}" if facts["address"] else ""
+    click.echo(f"ready: {', '.join(facts['roles'])}{where} (process {facts['pid']})")
+    sys.stdout.flush()
