@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The random mode: servers, volumes and floating IPs come and go at a steady rate while the cloud is killed.
+
+The seed gives the plan: when, and whether it is killed or stopped for longer
+than a lease. Judged is what anybody can see afterwards: every server at rest,
+every invariant kept, everything that was promised there, everything that was
+deleted gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from cumulet.cli.chaos.process import CloudProcess
+from cumulet.cli.chaos.scenarios import Site
+from cumulet.cli.chaos.sweep import Swept, clear, judge
+
+FROZEN = 16.0
+"""Seconds of a SIGSTOP: longer than the lease of a saga (15 s)."""
+_FREEZES = 0.04
+"""Share of the blows that stop the process instead of killing it."""
+
+
+@dataclass(frozen=True)
+class Blow:
+    """One thing that happens to the process: ``after`` seconds of service, killed or frozen."""
+
+    after: float
+    freeze: bool
+
+
+def plan_of(kills: int, seed: int) -> list[Blow]:
+    """The same for the same seed."""
+    dice = random.Random(seed)  # noqa: S311 - a plan that can be repeated, no secret
+    return [Blow(round(dice.uniform(0.1, 2.5), 3), dice.random() < _FREEZES) for _ in range(kills)]
+
+
+@dataclass
+class Storm:
+    """What a storm did and showed."""
+
+    seed: int
+    plan: list[Blow]
+    begun: dict[str, int] = field(default_factory=dict)
+    """Operations that were asked for, by name; those that were accepted as ``<name> ok``."""
+    ended: dict[str, int] = field(default_factory=dict)
+    """How servers ended."""
+    restarts: list[float] = field(default_factory=list)
+    """Seconds of each start."""
+    broken_promises: list[str] = field(default_factory=list)
+    swept: Swept = field(default_factory=lambda: Swept("storm", []))
+    seconds: float = 0.0
+    _made: set[str] = field(default_factory=set)
+    _deleted: set[str] = field(default_factory=set)
+
+    @property
+    def good(self) -> bool:
+        return self.swept.good and not self.broken_promises
+
+    def count(self, what: str, good: bool = False) -> None:
+        """Count a request, or, ``good``, one that was accepted."""
+        name = f"{what} ok" if good else what
+        self.begun[name] = self.begun.get(name, 0) + 1
+
+    def accepted(self, what: str, path: str, good: bool) -> bool:
+        """Note an answer: what was accepted is a promise."""
+        self.count(what, good)
+        if good:
+            (self._deleted if what.startswith("delete") else self._made).add(path)
+        return good
+
+
+async def storm(process: CloudProcess, site: Site, kills: int, seed: int, workers: int = 6) -> Storm:
+    """Kill the process ``kills`` times while ``workers`` users work on it. It runs before and after."""
+    begun = time.monotonic()
+    found = Storm(seed, plan_of(kills, seed))
+    over = asyncio.Event()
+    working = [
+        asyncio.ensure_future(_work(site, found, random.Random(seed * 1000 + number), over))  # noqa: S311
+        for number in range(workers)
+    ]
+    try:
+        for blow in found.plan:
+            await asyncio.sleep(blow.after)
+            if blow.freeze:
+                await process.freeze(FROZEN)
+            else:
+                await process.kill()
+                found.restarts.append(await process.start())
+    finally:
+        over.set()
+        await asyncio.gather(*working, return_exceptions=True)
+    restarted = time.monotonic()
+    await judge(site, found.swept)
+    found.swept.quiet_after = time.monotonic() - restarted
+    await _hold_to_promises(site, found)
+    await clear(site, found.swept)
+    found.seconds = time.monotonic() - begun
+    return found
+
+
+async def _hold_to_promises(site: Site, found: Storm) -> None:
+    for path in sorted(found._made | found._deleted):
+        reply = await site.user.ask("GET", path)
+        wanted = 404 if path in found._deleted else 200
+        if reply.status != wanted:
+            found.broken_promises.append(f"GET {path} answers {reply.status}, not {wanted}")
+
+
+async def _work(site: Site, found: Storm, dice: random.Random, over: asyncio.Event) -> None:
+    """One user: a server with more or less around it, again and again. Nothing is taken for granted."""
+    while not over.is_set():
+        try:
+            await _one_life(site, found, dice)
+        except (RuntimeError, KeyError, TypeError, LookupError) as error:
+            found.count(f"given up: {type(error).__name__}")
+        await asyncio.sleep(dice.uniform(0.05, 0.4))
+
+
+async def _one_life(site: Site, found: Storm, dice: random.Random) -> None:
+    volume = await _make_volume(site, found) if dice.random() < 0.6 else None
+    at_boot = volume is not None and dice.random() < 0.5
+    reply = await site.post_server({"volume": volume} if volume is not None and at_boot else {})
+    if not found.accepted("create server", f"/compute/v2.1/servers/{_id(reply, 'server')}", reply.good):
+        return
+    server = str(_id(reply, "server"))
+    path = f"/compute/v2.1/servers/{server}"
+    if dice.random() < 0.15:
+        await asyncio.sleep(dice.uniform(0.0, 0.5))  # deleted while it is built
+    else:
+        status = await site.user.until(path, "server", ["ACTIVE", "ERROR", "gone"], 120)
+        found.ended[status] = found.ended.get(status, 0) + 1
+        if status == "ACTIVE":
+            await _use(site, found, dice, server, None if at_boot else volume)
+    if dice.random() < 0.9:
+        reply = await site.user.ask("DELETE", path)
+        found.accepted("delete server", path, reply.status == 204)
+
+
+async def _use(site: Site, found: Storm, dice: random.Random, server: str, volume: str | None) -> None:
+    """Attach, associate, and take it back, each with a good chance."""
+    if volume is not None:
+        item = {"server": server, "volume": volume}
+        reply = await site.attach(item)
+        found.count("attach", reply.good)
+        if dice.random() < 0.7:
+            await site.user.until(f"/volume/v3/volumes/{volume}", "volume", ["in-use", "available", "gone"], 60)
+            gone = await site.user.ask("DELETE", f"/compute/v2.1/servers/{server}/os-volume_attachments/{volume}")
+            found.count("detach", gone.good)
+    if dice.random() < 0.5:
+        floating, port = await site.floating(), await site.first_port(server)
+        item = {"floating": floating}
+        reply = await site.lead(item, port)
+        found.count("associate", reply.good)
+        if dice.random() < 0.5:
+            reply = await site.lead(item, None)
+            found.count("disassociate", reply.good)
+        path = f"/network/v2.0/floatingips/{floating}"
+        reply = await site.user.ask("DELETE", path)
+        found.accepted("delete floating IP", path, reply.good)
+
+
+async def _make_volume(site: Site, found: Storm) -> str | None:
+    reply = await site.user.ask("POST", "/volume/v3/volumes", {"volume": {"size": 1}})
+    path = f"/volume/v3/volumes/{_id(reply, 'volume')}"
+    if not found.accepted("create volume", path, reply.good):
+        return None
+    status = await site.user.until(path, "volume", ["available", "error", "gone"], 60)
+    return str(_id(reply, "volume")) if status == "available" else None
+
+
+def _id(reply: Any, key: str) -> Any:
+    return reply.json[key]["id"] if reply.good and reply.json else None
