@@ -137,14 +137,17 @@ async def show_why(request: Request) -> dict[str, Any]:
 
 async def check(request: Request) -> dict[str, Any]:
     """Every invariant of the cloud: what is broken, in sentences, and what would mend it."""
-    verdict: dict[str, Any] = msgspec.to_builtins(await checker.check(request.service.session))
+    insight: Insight = request.service
+    found = await checker.check(insight.session, insight.config.check_again_seconds)
+    verdict: dict[str, Any] = msgspec.to_builtins(found)
     return verdict
 
 
 async def repair(request: Request) -> dict[str, Any]:
     """Mend the named findings that are still there."""
     wanted = {(one["rule"], one["id"]) for one in request.body["findings"]}
-    done = await checker.repair(request.service.session, wanted)
+    insight: Insight = request.service
+    done = await checker.repair(insight.session, wanted, insight.config.check_again_seconds)
     return {"repaired": msgspec.to_builtins(done)}
 
 

@@ -3,119 +3,299 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
+from sqlalchemy import Table, and_, select
 
-from cumulet.kernel import clock
-from tests.cloud import TestCloud, running_cloud
+from cumulet.compute import models as compute
+from cumulet.compute.drivers.model import PowerState
+from cumulet.insight.check.rules import RULES
+from cumulet.kernel import clock, ids
+from cumulet.network import models as network
+from cumulet.placement import models as placement
+from cumulet.volume import models as volume
+from tests.services.insight.furnished import Rig, furnished
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@dataclass
-class Rig:
-    """A cloud with one server that has a port, a volume and a floating IP."""
-
-    cloud: TestCloud
-    admin: str
-    token: str
-    server: str = ""
-    volume: str = ""
-    floating: str = ""
-    port: str = ""
-
-    async def call(self, method: str, path: str, json: Any = None) -> Any:
-        version = {"openstack-api-version": "compute 2.90"}
-        reply = await self.cloud.request(method, path, json, token=self.token, headers=version)
-        assert reply.status < 300, (method, path, reply.status, reply.data)
-        return reply.json if reply.data else None
-
-    async def until(self, path: str, done: Callable[[Any], bool]) -> Any:
-        """The answer of a GET once it is as wanted; None when the thing is gone."""
-        deadline = clock.monotonic() + 20
-        while clock.monotonic() < deadline:
-            reply = await self.cloud.request("GET", path, token=self.token)
-            told = reply.json if reply.status == 200 else None
-            if done(told):
-                return told
-            await asyncio.sleep(0.02)
-        raise AssertionError(f"{path}: {told}")
-
-    async def check(self) -> dict[str, Any]:
-        reply = await self.cloud.request("GET", "/cumulet/v1/check", token=self.admin)
-        assert reply.status == 200, reply.data
-        verdict: dict[str, Any] = reply.json
-        return verdict
-
-    async def clean(self) -> None:
-        """The cloud is clean within the time of its reconcilers."""
-        deadline = clock.monotonic() + 20
-        while not (verdict := await self.check())["clean"] and clock.monotonic() < deadline:
-            pass
-        assert verdict["clean"], (verdict["findings"], verdict["unread"])
-
-    def service(self, name: str) -> Any:
-        """A service's own object."""
-        return next(role.app.service for role in self.cloud.cloud.services[name].roles if role.app is not None)
-
-    def database(self, name: str) -> Any:
-        service = self.service(name)
-        return service.db if name == "compute" else service.database
-
-    async def change(self, service: str, *statements: Any) -> None:
-        """Break something: write to a service's database behind its back."""
-
-        async def body(tx: Any) -> None:
-            for statement in statements:
-                await tx.run(statement)
-
-        await self.database(service).run(body)
-
-
-async def _furnish(rig: Rig) -> None:
-    images = (await rig.call("GET", "/image/v2/images"))["images"]
-    networks = (await rig.call("GET", "/network/v2.0/networks"))["networks"]
-    ids_of = {one["name"]: one["id"] for one in networks}
-    made = await rig.call("POST", "/volume/v3/volumes", {"volume": {"size": 1}})
-    rig.volume = made["volume"]["id"]
-    await rig.until(f"/volume/v3/volumes/{rig.volume}", lambda told: told["volume"]["status"] == "available")
-    body = {"name": "s", "flavorRef": "42", "imageRef": images[0]["id"], "networks": [{"uuid": ids_of["private"]}]}
-    rig.server = (await rig.call("POST", "/compute/v2.1/servers", {"server": body}))["server"]["id"]
-    await rig.until(f"/compute/v2.1/servers/{rig.server}", lambda told: told["server"]["status"] == "ACTIVE")
-    attachment = {"volumeAttachment": {"volumeId": rig.volume}}
-    await rig.call("POST", f"/compute/v2.1/servers/{rig.server}/os-volume_attachments", attachment)
-    await rig.until(f"/volume/v3/volumes/{rig.volume}", lambda told: told["volume"]["status"] == "in-use")
-    rig.port = (await rig.call("GET", f"/network/v2.0/ports?device_id={rig.server}"))["ports"][0]["id"]
-    floating = {"floatingip": {"floating_network_id": ids_of["public"], "port_id": rig.port}}
-    rig.floating = (await rig.call("POST", "/network/v2.0/floatingips", floating))["floatingip"]["id"]
-    path = f"/network/v2.0/floatingips/{rig.floating}"
-    await rig.until(path, lambda told: told["floatingip"]["status"] == "ACTIVE")
+NOBODY = ids.new_uuid()
+Break = Callable[[Rig], AbstractAsyncContextManager[str]]
+"""Breaks one invariant while it is entered; gives the id that the finding must name."""
+BREAKS: dict[str, Break] = {}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    folder = tmp_path_factory.mktemp("check")
-    image = folder / "tiny.raw"
-    image.write_bytes(b"\0" * (1 << 20))
-    guest = {"name": "tiny", "path": str(image), "disk_format": "raw"}
-    async with running_cloud(folder / "data", options={"guest_image": guest}) as cloud:
-        one = Rig(cloud, await cloud.login("admin"), await cloud.login("demo"))
-        await _furnish(one)
-        yield one
+    async with furnished(tmp_path_factory.mktemp("check")) as one:
+        await one.clean()
+        async with one.still():
+            yield one
+
+
+# ---- how things are broken
+
+
+def _change(
+    rule: str, service: str, table: Table, key: str, of: Callable[[Rig], str], names: str = "", **values: Any
+) -> None:
+    """A row is not as it was. ``names`` is the attribute of the rig that the finding names (default: the row's id)."""
+
+    @asynccontextmanager
+    async def broken(rig: Rig) -> AsyncIterator[str]:
+        before = await rig.database(service).all(select(table).where(table.c[key] == of(rig)))
+        row = and_(*(column == before[0][column.name] for column in table.primary_key))
+        await rig.change(service, table.update().where(row).values(**values))
+        try:
+            yield getattr(rig, names) if names else of(rig)
+        finally:
+            await rig.change(service, table.update().where(row).values(**{k: before[0][k] for k in values}))
+
+    BREAKS[rule] = broken
+
+
+def _copy(rule: str, service: str, table: Table, of: Callable[[Rig], str], key: str = "id", **values: Any) -> None:
+    """There is one row too many: a copy of another under a new id."""
+
+    @asynccontextmanager
+    async def broken(rig: Rig) -> AsyncIterator[str]:
+        row = (await rig.database(service).all(select(table).where(table.c[key] == of(rig))))[0]
+        fresh = {**row, "id": ids.new_uuid(), **values}
+        await rig.change(service, table.insert().values(**fresh))
+        try:
+            yield str(values.get("host") or of(rig))
+        finally:
+            await rig.change(service, table.delete().where(table.c.id == fresh["id"]))
+
+    BREAKS[rule] = broken
+
+
+def _held(rule: str, of: Callable[[Rig], tuple[dict[str, Any], str]], into: Callable[[Any], Any] | None) -> None:
+    """A host has something else than it should: ``into`` makes the new entry of the old, None takes it away."""
+
+    @asynccontextmanager
+    async def broken(rig: Rig) -> AsyncIterator[str]:
+        things, key = of(rig)
+        kept = things[key]
+        if into is None:
+            del things[key]
+        else:
+            things[NOBODY] = into(kept)
+        try:
+            yield key if into is None else NOBODY
+        finally:
+            things[key] = kept
+            things.pop(NOBODY, None)
+
+    BREAKS[rule] = broken
+
+
+def _server(rig: Rig) -> str:
+    return rig.server
+
+
+def _volume(rig: Rig) -> str:
+    return rig.volume
+
+
+def _port(rig: Rig) -> str:
+    return rig.port
+
+
+def _floating(rig: Rig) -> str:
+    return rig.floating
+
+
+def _guests(rig: Rig) -> tuple[dict[str, Any], str]:
+    return rig.role("compute", "compute-agent").tools.hypervisor._guests, rig.server
+
+
+def _plans(rig: Rig) -> tuple[dict[str, Any], str]:
+    return rig.role("network", "network-agent")._driver.plans.ports, rig.port
+
+
+def _data(rig: Rig) -> tuple[dict[str, Any], str]:
+    return rig.role("volume", "volume-agent")._backend._state.things, rig.volume
+
+
+def _of_another(guest: Any) -> Any:
+    plan = msgspec.structs.replace(guest.plan, server_id=NOBODY)
+    return type(guest)(plan, guest.power, [], [])
+
+
+_change("server-stuck", "compute", compute.SERVERS, "id", _server, task_state="spawning")
+_change("server-error-unexplained", "compute", compute.SERVERS, "id", _server, vm_state="error", fault=None)
+_held("guest-missing", _guests, None)
+_held("guest-stray", _guests, _of_another)
+_change("allocation-without-host", "compute", compute.SERVERS, "id", _server, host=None)
+_change("allocation-wrong", "placement", placement.ALLOCATIONS, "resource_class", lambda rig: "VCPU", "server", used=3)
+_change("inventory-wrong", "placement", placement.INVENTORIES, "resource_class", lambda rig: "VCPU", used=9)
+_change("port-stray", "network", network.PORTS, "id", _port, device_id=NOBODY)
+_change("port-misplaced", "network", network.PORTS, "id", _port, binding_host="elsewhere")
+_change("port-ownerless", "network", network.PORTS, "device_owner", lambda rig: "network:floatingip", device_id=NOBODY)
+_change("floatingip-lost", "network", network.FLOATINGIPS, "id", _floating, port_id=NOBODY)
+_change("floatingip-idle", "network", network.FLOATINGIPS, "id", _floating, status="DOWN")
+_held("wire-stray", _plans, lambda plan: plan)
+_held("wire-missing", _plans, None)
+_change("attachment-stray", "volume", volume.ATTACHMENTS, "volume_id", _volume, instance_uuid=NOBODY)
+_change("attachment-unrecorded", "compute", compute.BLOCK_DEVICES, "volume_id", _volume, attachment_id=NOBODY)
+_change("attachment-missing", "compute", compute.BLOCK_DEVICES, "volume_id", _volume, attachment_id=None)
+_copy("attachment-twice", "volume", volume.ATTACHMENTS, _volume, "volume_id")
+_change("volume-stuck", "volume", volume.VOLUMES, "id", _volume, status="creating")
+_change("volume-state-wrong", "volume", volume.VOLUMES, "id", _volume, status="available")
+_change("volume-error-unexplained", "volume", volume.VOLUMES, "id", _volume, status="error", fault=None)
+_held("data-stray", _data, lambda thing: thing)
+_held("data-missing", _data, None)
+_change("usage-wrong", "compute", compute.QUOTA_USAGE, "resource", lambda rig: "cores", used=7)
+_copy("host-silent", "compute", compute.HOSTS, lambda rig: "nova-compute", "binary", host="ghost", number=4711)
+
+
+def _breaks(rule: str) -> Callable[[Break], Break]:
+    def keep(broken: Break) -> Break:
+        BREAKS[rule] = broken
+        return broken
+
+    return keep
+
+
+@_breaks("guest-not-running")
+@asynccontextmanager
+async def _guest_is_off(rig: Rig) -> AsyncIterator[str]:
+    guests, key = _guests(rig)
+    guests[key].power = PowerState.SHUTDOWN
+    yield key
+    guests[key].power = PowerState.RUNNING
+
+
+@_breaks("guest-twice")
+@asynccontextmanager
+async def _guest_is_there_twice(rig: Rig) -> AsyncIterator[str]:
+    guests, key = _guests(rig)
+    guests["another"] = guests[key]
+    yield key
+    del guests["another"]
+
+
+@_breaks("files-stray")
+@asynccontextmanager
+async def _config_drive_is_left(rig: Rig) -> AsyncIterator[str]:
+    file = rig.role("compute", "compute-agent").tools.drives / f"{NOBODY}.iso"
+    file.write_bytes(b"")
+    yield NOBODY
+    file.unlink()
+
+
+@_breaks("allocation-stray")
+@asynccontextmanager
+async def _allocation_is_left(rig: Rig) -> AsyncIterator[str]:
+    await _allocate(rig)
+    yield NOBODY
+    await rig.cloud.request("DELETE", f"/placement/allocations/{NOBODY}", token=rig.admin)
+
+
+async def _allocate(rig: Rig) -> None:
+    provider = (await rig.database("placement").all(select(placement.PROVIDERS.c.uuid)))[0]["uuid"]
+    claim = {
+        "allocations": {provider: {"resources": {"VCPU": 1}}}, "project_id": "p", "user_id": "u",
+        "consumer_generation": None, "consumer_type": "INSTANCE",
+    }  # fmt: skip
+    headers = {"openstack-api-version": "placement 1.38"}
+    path = f"/placement/allocations/{NOBODY}"
+    reply = await rig.cloud.request("PUT", path, claim, token=rig.admin, headers=headers)
+    assert reply.status == 204, reply.data
+
+
+@_breaks("volume-twice")
+@asynccontextmanager
+async def _volume_was_made_twice(rig: Rig) -> AsyncIterator[str]:
+    v, w = volume.VOLUMES, volume.WORDS
+    row = (await rig.database("volume").all(select(v).where(v.c.id == rig.volume)))[0]
+    copy = {**row, "id": ids.new_uuid(), "status": "error", "fault": "a copy", "host": None}
+    word = {"kind": "user", "key": "cumulet_block_device", "value": NOBODY}
+    words = [w.insert().values(owner_id=owner, **word) for owner in (rig.volume, copy["id"])]
+    await rig.change("volume", v.insert().values(**copy), *words)
+    yield NOBODY
+    await rig.change("volume", w.delete().where(w.c.value == NOBODY), v.delete().where(v.c.id == copy["id"]))
+
+
+def _saga(rule: str, **values: Any) -> None:
+    @asynccontextmanager
+    async def broken(rig: Rig) -> AsyncIterator[str]:
+        t, now = compute.SAGAS, clock.now()
+        row = (await rig.database("compute").all(select(t).where(t.c.subject == rig.server).limit(1)))[0]
+        fresh = {**row, "id": ids.new_uuid(), "subject": NOBODY, "cursor": 0, "wake_at": now + 3600, **values}
+        await rig.change("compute", t.insert().values(**fresh))
+        yield fresh["id"]
+        await rig.change("compute", t.delete().where(t.c.id == fresh["id"]))
+
+    BREAKS[rule] = broken
+
+
+_saga("saga-late", state="ready", step_since=1_000_000.0)
+_saga("saga-stuck", state="stuck")
+
+
+# ---- tests
+
+
+def _named(verdict: dict[str, Any], rule: str) -> Iterator[dict[str, Any]]:
+    return (one for one in verdict["findings"] if one["rule"] == rule)
 
 
 async def test_a_cloud_at_work_is_clean(rig: Rig) -> None:
-    await rig.clean()
-    looked_at = (await rig.check())["looked_at"]
+    verdict = await rig.check()
+    assert verdict["clean"], verdict
     for kind in ("compute.server", "block-storage.attachment", "network.floatingip", "placement.consumer"):
-        assert looked_at[kind] == 1, kind
+        assert verdict["looked_at"][kind] == 1, kind
+
+
+async def test_every_rule_can_be_broken() -> None:
+    assert set(BREAKS) == {rule.name for rule in RULES}
+
+
+@pytest.mark.parametrize("rule", [rule.name for rule in RULES])
+async def test_what_is_broken_is_found_and_named(rig: Rig, rule: str) -> None:
+    async with BREAKS[rule](rig) as named:
+        verdict = await rig.check()
+        found = list(_named(verdict, rule))
+        assert found, verdict["findings"]
+        assert not verdict["clean"]
+        assert any(named in one["id"] or named in one["sentence"] for one in found), (named, found)
+        assert "{" not in found[0]["sentence"].replace("{'", "")
+    verdict = await rig.check()
+    assert verdict["clean"], verdict["findings"]
 
 
 async def test_only_administrators_may_look(rig: Rig) -> None:
     for path in ("/cumulet/v1/check", "/compute/v2.1/cumulet/owned", "/network/v2.0/cumulet/owned"):
         assert (await rig.cloud.request("GET", path, token=rig.token)).status == 403
+
+
+async def test_pages_hold_everything_once(rig: Rig) -> None:
+    """Ports, two a page."""
+    found: list[str] = []
+    after = ""
+    while True:
+        path = f"/network/v2.0/cumulet/owned?kind=port&limit=2&after={after}"
+        told = (await rig.cloud.request("GET", path, token=rig.admin)).json
+        found += [one["id"] for one in told["owned"]]
+        if told["next"] is None:
+            break
+        after = told["next"]
+    rows = await rig.database("network").all(select(network.PORTS.c.id))
+    assert sorted(row["id"] for row in rows) == found
+    assert len(found) > 2
+
+
+@pytest.mark.parametrize("rule", ["allocation-stray", "port-misplaced", "attachment-stray", "floatingip-lost"])
+async def test_a_repair_mends_what_was_confirmed(rig: Rig, rule: str) -> None:
+    async with BREAKS[rule](rig):
+        found = list(_named(await rig.check(), rule))
+        body = {"findings": [{"rule": one["rule"], "id": one["id"]} for one in found]}
+        reply = await rig.cloud.request("POST", "/cumulet/v1/check/repair", body, token=rig.admin)
+        assert reply.status == 200, reply.data
+        assert [one["done"] for one in reply.json["repaired"]] == [True], reply.json
+        assert not list(_named(await rig.check(), rule))

@@ -19,9 +19,6 @@ from cumulet.insight.check.rules import RULES, Call, Rule
 from cumulet.kernel import clock
 from cumulet.kernel.errors import Fault
 
-BETWEEN = 1.0
-"""Seconds between the two looks."""
-
 
 class Finding(msgspec.Struct, frozen=True):
     """One broken invariant."""
@@ -58,8 +55,8 @@ def judge(facts: Facts) -> list[tuple[Rule, Thing]]:
     return [(rule, found) for rule in RULES if facts.has(*rule.needs) for found in rule.find(facts)]
 
 
-async def check(session: ServiceSession, *, between: float = BETWEEN) -> Verdict:
-    """What is broken now and a moment later."""
+async def check(session: ServiceSession, between: float) -> Verdict:
+    """What is broken now and still so ``between`` seconds later."""
     facts, found = await _confirmed(session, between)
     findings = [
         Finding(
@@ -71,9 +68,9 @@ async def check(session: ServiceSession, *, between: float = BETWEEN) -> Verdict
     return Verdict(not findings and not facts.unread, findings, facts.unread, facts.counts)
 
 
-async def repair(session: ServiceSession, wanted: Collection[tuple[str, str]]) -> list[Repaired]:
+async def repair(session: ServiceSession, wanted: Collection[tuple[str, str]], between: float) -> list[Repaired]:
     """Mend the findings (rule, id) that are still there; those that are gone are left out."""
-    _, found = await _confirmed(session, BETWEEN)
+    _, found = await _confirmed(session, between)
     done = []
     for rule, one in found:
         key = (rule.name, str(one["id"]))
@@ -95,15 +92,14 @@ async def _confirmed(session: ServiceSession, between: float) -> tuple[Facts, li
 
 async def _mend(session: ServiceSession, rule: Rule, one: Thing) -> tuple[bool, str]:
     for call in rule.repair:
+        path, body = call.filled(one)
         try:
-            await session.call(
-                call.service, call.method, call.path.format_map(one), call.body, version=call.version, as_service=True
-            )
+            await session.call(call.service, call.method, path, body, version=call.version, as_service=True)
         except Fault as fault:
             return False, fault.message
     return True, ""
 
 
 def _text(call: Call, one: dict[str, Any]) -> str:
-    body = f" {call.body}" if call.body is not None else ""
-    return f"{call.service}: {call.method} {call.path.format_map(one)}{body}"
+    path, body = call.filled(one)
+    return f"{call.service}: {call.method} {path}" + (f" {body}" if body is not None else "")

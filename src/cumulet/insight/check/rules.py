@@ -20,13 +20,23 @@ RUNNING = 1
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a published API; the texts are filled with what the rule found."""
+    """One call of a published API; the texts of path and body are filled with what the rule found."""
 
     service: str
     method: str
     path: str
     body: dict[str, Any] | None = None
     version: str | None = None
+
+    def filled(self, found: Thing) -> tuple[str, dict[str, Any] | None]:
+        """(path, body) for one finding."""
+        return self.path.format_map(found), _filled(self.body, found)
+
+
+def _filled(value: Any, found: Thing) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(one, found) for key, one in value.items()}
+    return value.format_map(found) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,7 @@ def _misplaced_ports(facts: Facts) -> Iterator[Thing]:
     for one in _server_ports(facts):
         server = facts.at_rest(one["device_id"])
         if server is not None and one["binding_host"] and one["binding_host"] != (server["host"] or ""):
-            yield {**one, "host": server["host"]}
+            yield {**one, "host": server["host"] or ""}
 
 
 def _lost_service_ports(facts: Facts) -> Iterator[Thing]:
@@ -324,12 +334,10 @@ RULES = (
          (Call(_NETWORK, "PUT", "/v2.0/ports/{id}", _LET_GO),)),
     Rule("port-misplaced", (_NETWORK, _COMPUTE), _misplaced_ports,
          "Port {id} is bound to {binding_host}; its server {device_id} is on {host}.",
-         (Call(_NETWORK, "PUT", "/v2.0/ports/{id}", {"port": {"binding:host_id": ""}}),)),
+         (Call(_NETWORK, "PUT", "/v2.0/ports/{id}", {"port": {"binding:host_id": "{host}"}}),)),
     Rule("port-ownerless", (_NETWORK,), _lost_service_ports,
          "Port {id} is the {device_owner} of {device_id}, which is not there.",
          (Call(_NETWORK, "DELETE", "/v2.0/ports/{id}"),)),
-    Rule("address-lost", (_NETWORK,), lambda facts: iter(facts.of("network.lost_address")),
-         "Address {address} is taken for port {port_id}, which is not there."),
     Rule("floatingip-lost", (_NETWORK,), _lost_floating,
          "Floating IP {floating_ip_address} names port {missing}, which is not there.",
          (Call(_NETWORK, "PUT", "/v2.0/floatingips/{id}", {"floatingip": {"port_id": None}}),)),

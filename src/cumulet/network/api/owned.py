@@ -36,7 +36,7 @@ def _some(table: Any, *names: str) -> Any:
 
 
 async def _ports(net: Network, after: str, limit: int) -> list[Row]:
-    """Ports with their addresses."""
+    """Ports with their addresses; the schema itself sees to it that no address is without its port."""
     p, a = m.PORTS.c, m.ADDRESSES.c
     statement = _some(m.PORTS, "id", "network_id", "project_id", "device_id", "device_owner", "binding_host", "status",
                       "ours", "created_at")  # fmt: skip
@@ -47,13 +47,6 @@ async def _ports(net: Network, after: str, limit: int) -> list[Row]:
         for row in await net.database.all(theirs):
             held[row["port_id"]].append(row["address"])
     return [{**row, "addresses": held[row["id"]]} for row in found]
-
-
-async def _addresses(net: Network) -> list[Row]:
-    """Addresses that are taken for a port which is not there."""
-    a = m.ADDRESSES.c
-    lost = select(a.port_id, a.address, a.network_id).where(a.port_id.not_in(select(m.PORTS.c.id)))
-    return [{"id": f"{row['network_id']}/{row['address']}", **row} for row in await net.database.all(lost)]
 
 
 async def _hosts(net: Network) -> list[Row]:
@@ -95,7 +88,6 @@ ROUTES = owned.routes(
     "/v2.0",
     [
         owned.Kind("port", _ports),
-        owned.whole("lost_address", _addresses),
         owned.rows("network", _database, _some(m.NETWORKS, "id", "project_id"), m.NETWORKS.c.id),
         owned.rows("router", _database, _some(m.ROUTERS, "id", "project_id"), m.ROUTERS.c.id),
         owned.rows(
