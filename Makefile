@@ -1,6 +1,6 @@
 # Everything a person or CI does with this project; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-machine demo check test tempest lint types imports clean guest-image bench
+.PHONY: help setup setup-machine demo check test tempest lint types imports clean guest-image bench chaos
 SHELL := /bin/sh
 BIN := .venv/bin
 DATA ?= $(if $(CUMULET_DATA),$(CUMULET_DATA),/var/lib/cumulet)
@@ -43,6 +43,9 @@ test: setup-machine guest-image lint types imports  ## every check, real guests 
 
 tempest: setup  ## OpenStack's own test suite: make tempest ARGS='identity image' (ARGS=--help says more)
 	@$(BIN)/python tools/tempest.py $(ARGS)
+
+chaos: setup  ## kill a cloud of its own and judge it: make chaos ARGS='--kills 200 --seed 1' (or --every-point)
+	@$(BIN)/cumulet chaos $(ARGS)
 
 clean:  ## remove everything that the demo and the tests made
 	@if [ -x $(BIN)/cumulet ] && [ -d "$(DATA)" ]; then $(BIN)/cumulet down --purge --data "$(DATA)"; fi
