@@ -34,7 +34,7 @@ imports:
 	@$(BIN)/lint-imports --no-cache
 
 check: setup lint types imports  ## lint, types, import rules, unit and contract tests (minutes)
-	@$(BIN)/pytest -q -n 2 -m "not machine and not postgres"
+	@$(BIN)/pytest -q -n 2 -m "not machine and not postgres and not rabbit"
 
 test: setup-machine guest-image lint types imports  ## every check, real guests too (CUMULET_TEST_GUESTS=0 leaves those out)
 	@$(BIN)/pytest -n 2 -m "not machine"
