@@ -3,7 +3,6 @@
 .PHONY: help setup setup-machine demo check test tempest lint types imports clean guest-image bench chaos
 SHELL := /bin/sh
 BIN := .venv/bin
-DATA ?= $(if $(CUMULET_DATA),$(CUMULET_DATA),/var/lib/cumulet)
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -20,7 +19,7 @@ build/guest.qcow2: $(shell find images -type f)
 	@mkdir -p build
 	@images/build.sh $@
 
-demo: setup-machine guest-image  ## from nothing to a real server that one logs in to
+demo:  ## from nothing to a real server that one logs in to
 	@tools/demo.sh
 
 lint:
@@ -48,5 +47,5 @@ chaos: setup  ## kill a cloud of its own and judge it: make chaos ARGS='--kills 
 	@$(BIN)/cumulet chaos $(ARGS)
 
 clean:  ## remove everything that the demo and the tests made
-	@if [ -x $(BIN)/cumulet ] && [ -d "$(DATA)" ]; then $(BIN)/cumulet down --purge --data "$(DATA)"; fi
+	@if [ -x $(BIN)/cumulet ]; then $(BIN)/cumulet down --purge; fi
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache

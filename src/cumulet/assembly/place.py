@@ -13,8 +13,6 @@ from typing import Any
 
 import orjson
 
-DEFAULT = Path("/var/lib/cumulet")
-
 
 class Taken(RuntimeError):
     """Another cloud runs in this data directory; the text names its process."""

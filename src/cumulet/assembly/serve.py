@@ -65,6 +65,7 @@ async def _serve(wish: Wish) -> int:
     metadata = listen("127.0.0.1", 0)
     options = dict(wish.options)
     options["metadata_url"] = f"http://127.0.0.1:{metadata.getsockname()[1]}"
+    options["front_port"] = main.getsockname()[1]
     if wish.hypervisor == "libvirt":
         options["libvirt"] = await start_libvirt(wish, options)
     cloud = await build(wish.settings, wish.data, host=wish.name, privileged=wish.privileged, options=options)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 
 import click
 
-DEFAULT_DATA = "/var/lib/cumulet"
+DEFAULT_DATA = "/var/lib/cumulet" if os.geteuid() == 0 else os.path.expanduser("~/.local/share/cumulet")
+"""Where a cloud lives unless told otherwise: root's beside the machine's other services, a user's in the home."""
 READY_WITHIN = 120.0
 
 
