@@ -30,7 +30,7 @@ key=$data/demo_key
 if ! [ -f "$key" ] || ! openstack keypair show demo >/dev/null 2>&1; then
     openstack keypair delete demo >/dev/null 2>&1 || true
     rm -f "$key"
-    openstack keypair create --private-key "$key" demo >/dev/null
+    (umask 077 && openstack keypair create --private-key "$key" demo >/dev/null)
 fi
 
 if openstack server show hello >/dev/null 2>&1; then
