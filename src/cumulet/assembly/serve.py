@@ -90,7 +90,7 @@ async def _serve(wish: Wish) -> int:
     try:
         await first_start(cloud, password=password)
         await cloud.start()
-        _write_clouds(wish.data, url, password)
+        _write_clouds(wish, url, password)
         cloud.health.state = READY
         place.write_running(facts)
         wish.on_ready(facts)
@@ -106,10 +106,20 @@ async def _serve(wish: Wish) -> int:
     return 0
 
 
-def _write_clouds(data: Path, url: str, password: str) -> None:
+def _write_clouds(wish: Wish, url: str, password: str) -> None:
     from cumulet.cli.clouds import write_clouds
 
-    write_clouds(data, f"{url}/identity", password)
+    write_clouds(wish.data, f"{url}/identity", password, cacert=_own_anchor(wish.certificate))
+
+
+def _own_anchor(certificate: Path | None) -> Path | None:
+    """The certificate, if clients can only trust it by being given it: it is signed by itself."""
+    if certificate is None:
+        return None
+    from cryptography import x509
+
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    return certificate if found.issuer == found.subject else None
 
 
 def listen(host: str, port: int) -> socket.socket:
