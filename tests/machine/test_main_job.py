@@ -158,6 +158,37 @@ def test_guests_never_notice_that_the_cloud_is_killed(cloud: RealCloud, tenant: 
     cloud.openstack("floating", "ip", "delete", address)
 
 
+def test_a_kill_in_the_middle_of_create_and_delete_leaves_nothing(cloud: RealCloud, tenant: dict[str, str]) -> None:
+    at_rest = inventory(cloud.data)
+    names = [f"hasty-{number}" for number in range(3)]
+    for (
+        name
+    ) in names:  # the worker dies while guests are at different steps: the first may run, the last has just begun
+        cloud.openstack(
+            "server",
+            "create",
+            "--image",
+            "tiny",
+            "--flavor",
+            "m1.nano",
+            "--key-name",
+            "mine",
+            "--network",
+            "blue",
+            name,
+        )
+    cloud.kill_worker()
+    until("all settle", lambda: "BUILD" not in {one["Status"] for one in cloud.show("server", "list")}, 120)
+    for name in names:
+        server = cloud.show("server", "show", name)
+        assert server["status"] == "ACTIVE" or (server["status"] == "ERROR" and server["fault"]), server
+    cloud.openstack("server", "delete", *names)
+    cloud.kill_worker()
+    until("all are gone", lambda: not cloud.show("server", "list"), 120)
+    until("nothing is left", lambda: inventory(cloud.data) == at_rest, 60)
+    cloud.cumulet("check", "--wait", "15")  # its exit status tells
+
+
 def _counts(told: str) -> list[str]:
     line = next(line for line in told.splitlines() if "packets transmitted" in line)
     return line.split(", ")[:2]
