@@ -45,6 +45,7 @@ tempest: setup  ## OpenStack's own test suite: make tempest ARGS='identity image
 
 chaos: setup  ## kill a cloud of its own and judge it: make chaos ARGS='--kills 200 --seed 1' (or --every-point)
 	@$(BIN)/cumulet chaos $(ARGS)
+
 bench: setup  ## how soon a cloud answers, on this machine
 	@$(BIN)/python bench/startup.py
 
