@@ -65,6 +65,7 @@ COMMANDS: Table = {
     "chaos": ("cumulet.cli.chaos.command:chaos", "Kill a cloud of its own at random or at every point, and judge it."),
     "env": ("cumulet.cli.env:env", "Print what a shell needs to use this cloud."),
     "image": ("cumulet.cli.image:image", "Bring images into the cloud."),
+    "identity": ("cumulet.cli.identity:identity", "Look after identity: its keys."),
 }
 
 

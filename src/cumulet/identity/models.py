@@ -401,3 +401,12 @@ ACCESS_TOKENS = Table(
     Column("expires_at", Time, nullable=True),
 )
 """OAuth1: a user lets a consumer act with some of its roles on a project; ``sealed`` are the shared secrets."""
+
+TOKEN_KEYS = Table(
+    "token_keys",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("sealed", Text, nullable=False),
+    Column("made_at", Time, nullable=False),
+)
+"""The keys that rotations made, newest with the highest number; before the first one there is the file of secrets."""

@@ -225,17 +225,29 @@ def test_claims_come_back_as_they_went_in(tmp_path: Path) -> None:
         assert token == token.strip("=")
 
 
-def test_keys_rotate_under_living_tokens(tmp_path: Path) -> None:
-    secrets = SecretFile(tmp_path / "s.json")
-    made = claims.Claims(1, 1, b"=u", "", b"", 1, 2, 3, b"a" * 16, b"")
-    token = claims.Sealer(secrets).seal(made)
-    for _ in range(keyring.KEPT - 1):
-        keyring.rotate(secrets)
-        sealer = claims.Sealer(SecretFile(tmp_path / "s.json"))
-        assert sealer.open(token) == made
-        assert sealer.open(sealer.seal(made)) == made
-    keyring.rotate(secrets)
-    assert claims.Sealer(secrets).open(token) is None
+async def test_keys_rotate_under_living_tokens(identity: Identity, tmp_path: Path) -> None:
+    """In the process that rotates, and at once in another one, which has the same file of secrets and database."""
+    other, database = await make_identity(tmp_path)
+    first, _ = await identity.authentication.authenticate(password_auth("demo", "demo"))
+    await other.tokens.verify(first)
+    for turn in range(keyring.KEPT - 1):
+        assert await identity.tokens.rotate() == min(turn + 2, keyring.KEPT)
+        newer, _ = await identity.authentication.authenticate(password_auth("demo", "demo"))
+        for tokens in (identity.tokens, other.tokens):
+            await tokens.verify(first)
+            await tokens.verify(newer)
+        back, _ = await other.authentication.authenticate(password_auth("demo", "demo"))
+        await identity.tokens.verify(back)
+    assert await identity.tokens.rotate() == keyring.KEPT
+    for tokens in (identity.tokens, other.tokens):
+        with pytest.raises(Unauthorized):
+            await tokens.verify(first)
+        await tokens.verify(newer)
+    again, later = await make_identity(tmp_path)  # as after a restart
+    await again.tokens.verify(newer)
+    for made, opened in ((other, database), (again, later)):
+        made.passwords.close()
+        await opened.close()
 
 
 async def test_old_changes_are_forgotten_and_the_number_is_not(identity: Identity) -> None:

@@ -92,6 +92,11 @@ async def revoke_token(request: Request) -> None:
     await identity_of(request).tokens.revoke(request.headers["x-subject-token"], cascade=cascade)
 
 
+async def rotate_keys(request: Request) -> dict[str, Any]:
+    """Our own addition: tokens are sealed with a new key from now on."""
+    return {"keys": await identity_of(request).tokens.rotate()}
+
+
 async def list_revoked(request: Request) -> None:
     """Tokens of this form can't be listed; what is left of the path is a refusal."""
     raise Forbidden
@@ -137,6 +142,7 @@ ROUTES = [
     Route("HEAD /auth/tokens", show_token, policy="identity:check_token", target=subject),
     Route("DELETE /auth/tokens", revoke_token, policy="identity:revoke_token", target=subject, ok=204),
     Route("GET /auth/tokens/OS-PKI/revoked", list_revoked, policy="identity:revocation_list"),
+    Route("POST /cumulet/token-keys", rotate_keys, policy="identity:rotate_token_keys"),
     Route("GET /auth/projects", list_projects, policy="identity:get_auth_projects", query=listing()),
     Route("GET /auth/domains", list_domains, policy="identity:get_auth_domains", query=listing()),
     Route("GET /auth/system", list_system, policy="identity:get_auth_system"),

@@ -111,16 +111,16 @@ class Sealer:
     """Turns claims into tokens and back."""
 
     def __init__(self, secrets: SecretFile) -> None:
-        self._keys = Keyring(secrets, TOKENS)
+        self.keys = Keyring(secrets, TOKENS)
 
     def seal(self, claims: Claims) -> str:
-        return self._keys.seal(msgspec.msgpack.encode(claims))
+        return self.keys.seal(msgspec.msgpack.encode(claims))
 
     def open(self, token: str) -> Claims | None:
         """The claims, or None for anything that we did not make."""
         if len(token) > LONGEST or not token.isascii():
             return None
-        sealed = self._keys.open(token)
+        sealed = self.keys.open(token)
         if sealed is None:
             return None
         try:

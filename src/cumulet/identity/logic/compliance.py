@@ -88,12 +88,16 @@ async def remember(tx: Transaction, settings: IdentitySettings, user: Row) -> No
     """Keep the password that is about to be replaced, as far as the history reaches."""
     table, count = OLD_PASSWORDS, settings.unique_last_password_count
     mine = table.c.user_id == user["id"]
+    rows = await tx.all(select(table.c.made_at).where(mine).order_by(table.c.made_at.desc()))
+    times: list[float] = [row["made_at"] for row in rows]
     if count and user["password_hash"] is not None:
-        row = {"user_id": user["id"], "made_at": clock.now(), "password_hash": user["password_hash"]}
+        times.insert(
+            0, max([clock.now(), *(time + 0.001 for time in times[:1])])
+        )  # two changes at once keep their order
+        row = {"user_id": user["id"], "made_at": times[0], "password_hash": user["password_hash"]}
         await tx.insert(table, row)
-    kept = await tx.all(select(table.c.made_at).where(mine).order_by(table.c.made_at.desc()))
-    for row in kept[max(count - 1, 0) :]:
-        await tx.run(table.delete().where(mine, table.c.made_at == row["made_at"]))
+    for time in times[max(count - 1, 0) :]:
+        await tx.run(table.delete().where(mine, table.c.made_at == time))
 
 
 # ---- accounts

@@ -42,18 +42,15 @@ def _bcrypt_sha256(password: bytes, known: str) -> bool:
 def _scrypt(password: bytes, known: str) -> bool:
     _, _, options, salt, digest = known.split("$")
     chosen = {name: int(value) for name, value in _options(options).items()}
-    wanted = _plain(digest)
-    made = hashlib.scrypt(
-        password, salt=_plain(salt), n=1 << chosen["ln"], r=chosen["r"], p=chosen["p"], maxmem=_LIMIT, dklen=len(wanted)
-    )
-    return hmac.compare_digest(made, wanted)
+    cost = {"n": 1 << chosen["ln"], "r": chosen["r"], "p": chosen["p"]}
+    made = hashlib.scrypt(password, salt=_plain(salt), maxmem=_LIMIT, dklen=32, **cost)
+    return hmac.compare_digest(made, _plain(digest))
 
 
 def _pbkdf2(password: bytes, known: str) -> bool:
     _, _, rounds, salt, digest = known.split("$")
-    wanted = _plain(digest)
-    made = hashlib.pbkdf2_hmac("sha512", password, _plain(salt), int(rounds), len(wanted))
-    return hmac.compare_digest(made, wanted)
+    made = hashlib.pbkdf2_hmac("sha512", password, _plain(salt), int(rounds), 64)
+    return hmac.compare_digest(made, _plain(digest))
 
 
 _KINDS: dict[str, Callable[[bytes, str], bool]] = {

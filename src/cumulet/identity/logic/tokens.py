@@ -111,9 +111,10 @@ class Tokens:
             raise Void
 
     async def _turn(self) -> int:
-        """The number of the newest change; a new one empties the cache."""
+        """The number of the newest change; a new one empties the cache and brings the newest keys."""
         sequence = await self._feed.sequence()
         if sequence != self._at:
+            await self._sealer.keys.refresh(self._database)
             self._seen.clear()
             self._graph = None
             self._at = sequence
@@ -161,6 +162,10 @@ class Tokens:
             await self._feed.changed(tx, void=True, audit_id=audit, audit_chain_id=chain, user_id=claims.user_id)
 
         await self._database.run(body)
+
+    async def rotate(self) -> int:
+        """Seal tokens with a new key from now on; returns how many keys are good."""
+        return await self._sealer.keys.rotate(self._database, self._feed)
 
     async def resolve(self, claims: Claims) -> Seen:
         """Look up everything that the claims stand on; raises NotFound when something of it is not so any more."""
