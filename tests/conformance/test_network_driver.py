@@ -16,6 +16,7 @@ from cumulet.network.drivers.bridge.driver import BridgeNetwork
 from cumulet.network.drivers.model import (
     DhcpHost,
     FloatingPlan,
+    GroupPlan,
     MetadataPlan,
     NetworkDriver,
     NetworkError,
@@ -170,6 +171,28 @@ async def test_a_port_changes_in_place(driver: NetworkDriver, changes: dict[str,
     assert await driver.observed() == ALL
     await driver.ensure_port(PORT_PLAN)
     assert await driver.observed() == ALL
+
+
+async def test_groups_come_and_change_and_go(make: Make, driver: NetworkDriver) -> None:
+    group = GroupPlan("friends", ["10.78.0.9", "10.78.1.0/24", "fd00::9"])
+    for plan in (group, group, msgspec.structs.replace(group, addresses=[]), group):
+        await driver.ensure_group(plan)
+        assert (await driver.observed()).groups == ["friends"]
+    await apply(driver)
+    rules = [RulePlan("ingress", "IPv4", 6, 1, 9, group="friends"), RulePlan("egress", "IPv6", group="friends")]
+    await driver.ensure_port(msgspec.structs.replace(PORT_PLAN, rules=rules))
+    await driver.ensure_group(msgspec.structs.replace(group, addresses=["10.78.0.9"]))
+    with pytest.raises(NetworkError):
+        await driver.drop_group("friends")
+    again = make()
+    await again.open()
+    assert await again.observed() == msgspec.structs.replace(ALL, groups=["friends"])
+    await again.ensure_port(PORT_PLAN)
+    for _ in range(2):
+        await again.drop_group("friends")
+    await again.drop_group("no-such-group")
+    assert await again.observed() == ALL
+    await again.close()
 
 
 async def test_networks_and_routers_change_in_place(driver: NetworkDriver) -> None:

@@ -31,6 +31,7 @@ from cumulet.network.drivers.bridge.naming import Names, inner_link
 from cumulet.network.drivers.model import (
     DhcpHost,
     FloatingPlan,
+    GroupPlan,
     MetadataPlan,
     NetworkError,
     NetworkPlan,
@@ -218,6 +219,24 @@ async def test_open_connections_survive_additions_and_end_with_their_permission(
         assert link.alive()
         await driver.ensure_port(port(12, rules=[*ANYTHING_OUT, PING]))
         assert not link.alive()
+
+
+async def test_who_joins_a_group_is_let_in_and_who_leaves_is_not(machine: Machine, driver: BridgeNetwork) -> None:
+    await driver.ensure_network(network())
+    one = await guest(machine, driver, port(11))
+    friends = RulePlan("ingress", "IPv4", 6, 22, 22, group="friends")
+    two = await guest(machine, driver, port(12, rules=[*ANYTHING_OUT, friends]))
+    with two.listening(22):
+        assert not one.reaches("10.77.0.12", 22)  # a group that is not here is nobody
+        await driver.ensure_group(GroupPlan("friends", ["10.77.0.13", "fd77::1"]))
+        assert not one.reaches("10.77.0.12", 22)
+        await driver.ensure_group(GroupPlan("friends", ["10.77.0.11", "10.77.0.13"]))
+        with one.connect("10.77.0.12", 22) as link:
+            await driver.ensure_group(GroupPlan("friends", ["10.77.0.8/29", "10.77.0.11"]))
+            assert link.alive()
+            await driver.ensure_group(GroupPlan("friends", ["10.77.0.13"]))
+            assert not link.alive()
+        assert not one.reaches("10.77.0.12", 22)
 
 
 async def test_ipv6_is_judged_as_well(machine: Machine, driver: BridgeNetwork) -> None:
@@ -905,6 +924,9 @@ async def test_values_that_are_none_are_refused(machine: Machine, driver: Bridge
     rules = [RulePlan("ingress", "IPv4", 6, 1, 2, ["10.0.0.1 } accept; flush ruleset #"])]
     wrong = [
         driver.ensure_port(port(11, rules=rules)),
+        driver.ensure_port(port(11, rules=[RulePlan("ingress", "IPv4", group="x } accept")])),
+        driver.ensure_group(GroupPlan("../friends", [])),
+        driver.ensure_group(GroupPlan("friends", ["10.0.0.1 } ; flush ruleset"])),
         driver.ensure_port(port(11, mac="fa:16:3e:00:00:01; drop")),
         driver.ensure_port(port(11, tap='tap" accept')),
         driver.ensure_port(port(11, id="../../etc/passwd")),

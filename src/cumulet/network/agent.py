@@ -32,6 +32,7 @@ from cumulet.network.rpc import (
     Done,
     FloatingDone,
     Found,
+    GroupPlan,
     Look,
     NetworkPlan,
     PortPlan,
@@ -39,7 +40,7 @@ from cumulet.network.rpc import (
     RouterPlan,
 )
 
-Plan = TypeVar("Plan", NetworkPlan, PortPlan, RouterPlan)
+Plan = TypeVar("Plan", GroupPlan, NetworkPlan, PortPlan, RouterPlan)
 _log = logging.getLogger(__name__)
 _AT_ONCE = 8
 """Plans that are applied at the same time."""
@@ -53,6 +54,7 @@ _RETRY = 1.0
 class Applied:
     """Plans that are in force on this host, by id."""
 
+    groups: dict[str, GroupPlan] = field(default_factory=dict)
     networks: dict[str, NetworkPlan] = field(default_factory=dict)
     ports: dict[str, PortPlan] = field(default_factory=dict)
     routers: dict[str, RouterPlan] = field(default_factory=dict)
@@ -83,6 +85,8 @@ class NetworkAgent:
         self._opened = False
         self._news = False
         """Whether somebody poked since the running look began."""
+        self._stray_groups: set[str] = set()
+        """On the host since before this process began, and not desired; rules that it knows not may name them."""
         self._looked = False
         """Whether every router was compared with what is desired since this process began."""
         self._routers: dict[str, RouterPlan] = {}
@@ -176,7 +180,7 @@ class NetworkAgent:
         if desired.unchanged:
             have = self._applied
             desired.networks, desired.ports = list(have.networks.values()), list(have.ports.values())
-            desired.routers = list(have.routers.values())
+            desired.routers, desired.groups = list(have.routers.values()), list(have.groups.values())
         if full:
             await self._look(desired)
         complete = await self._apply(desired, asked)
@@ -200,9 +204,11 @@ class NetworkAgent:
             (self._applied.networks, found.networks),
             (self._applied.ports, found.ports),
             (self._applied.routers, found.routers),
+            (self._applied.groups, found.groups),
         ):
             for key in set(applied) - set(there):
                 del applied[key]
+        self._stray_groups = _strays(found.groups, self._applied.groups, desired.groups)
         await self._drop(self._driver.drop_router, _strays(found.routers, self._applied.routers, desired.routers))
         await self._drop(self._driver.drop_port, _strays(found.ports, self._applied.ports, desired.ports))
         await self._drop(self._driver.drop_network, _strays(found.networks, self._applied.networks, desired.networks))
@@ -221,6 +227,7 @@ class NetworkAgent:
         self._routers, self._trouble = {one.id: one for one in desired.routers}, {}
         complete = await self._remove(driver.drop_router, have.routers, desired.routers)
         complete &= await self._remove(driver.drop_port, have.ports, desired.ports)
+        complete &= await self._ensure(driver.ensure_group, have.groups, desired.groups, {})
         lost: dict[str, str] = {}
         complete &= await self._ensure(driver.ensure_network, have.networks, desired.networks, lost)
         failed = {one.id: lost[one.network_id] for one in desired.ports if one.network_id in lost}
@@ -238,8 +245,11 @@ class NetworkAgent:
                 return False  # a new port must not wait for the filters of many old ones
             complete &= await self._ensure(driver.ensure_port, have.ports, known[start : start + _STRETCH], failed)
         await self._tell(desired, awaited, failed)
-        if complete:  # what still stands on a network needs it
+        if complete:  # what still stands on a network needs it, and so does a rule its group
             complete = await self._remove(driver.drop_network, have.networks, desired.networks)
+            complete &= await self._remove(driver.drop_group, have.groups, desired.groups)
+            await self._drop(driver.drop_group, self._stray_groups)
+            self._stray_groups = set()
         return complete
 
     async def _ensure(

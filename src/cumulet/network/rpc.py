@@ -16,6 +16,7 @@ from cumulet.kernel.bus import Method
 from cumulet.network.drivers.model import (
     DhcpHost,
     FloatingPlan,
+    GroupPlan,
     NetworkPlan,
     PortPlan,
     RouterInterface,
@@ -26,8 +27,8 @@ from cumulet.network.drivers.model import (
 
 __all__ = [
     "CARRIED", "DESIRED", "FOUND", "POKE", "REPORT", "Alive", "Ask", "Carried", "Desired", "DhcpHost", "Done",
-    "FloatingDone", "FloatingPlan", "Found", "Look", "NetworkPlan", "PortPlan", "Report", "RouterInterface",
-    "RouterPlan", "RulePlan", "SubnetPlan",
+    "FloatingDone", "FloatingPlan", "Found", "GroupPlan", "Look", "NetworkPlan", "PortPlan", "Report",
+    "RouterInterface", "RouterPlan", "RulePlan", "SubnetPlan",
 ]  # fmt: skip
 
 API_TOPIC = "network.api"
@@ -50,6 +51,7 @@ class Desired(msgspec.Struct):
 
     version: str
     unchanged: bool = False
+    groups: list[GroupPlan] = []
     networks: list[NetworkPlan] = []
     ports: list[PortPlan] = []
     routers: list[RouterPlan] = []

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from sqlalchemy import update
@@ -17,11 +18,13 @@ from sqlalchemy import update
 from cumulet.kernel import clock
 from cumulet.network import models as m
 from cumulet.network.agent import NetworkAgent
-from cumulet.network.drivers.model import NetworkPlan, PortPlan, RouterPlan
+from cumulet.network.drivers.model import GroupPlan, NetworkPlan, PortPlan, RouterPlan, RulePlan
 from cumulet.network.drivers.simulated import Failure, Knobs, SimulatedNetwork
 from cumulet.network.logic import agents
 from tests.contract.image.lone import SERVICE, Lone, lone_service, project
 from tests.contract.network.conftest import Net
+
+STRAY = RulePlan("ingress", "IPv4", group="stray")
 
 
 class Told:
@@ -101,7 +104,9 @@ async def test_a_port_and_what_it_needs(site: Site) -> None:
     assert (plan.mtu, plan.admin_up, plan.port_security) == (1450, True, True)
     assert plan.allowed_pairs == [("10.1.0.20", port["mac_address"])]
     ingress = [rule for rule in plan.rules if rule.direction == "ingress"]
-    assert {rule.ethertype: rule.remotes for rule in ingress} == {"IPv4": sorted([address, "10.1.0.20"]), "IPv6": []}
+    assert {(rule.ethertype, rule.remotes) for rule in ingress} == {("IPv4", None), ("IPv6", None)}
+    (default,) = {rule.group for rule in ingress}
+    assert site.driver.plans.groups[str(default)].addresses == sorted([address, "10.1.0.20"])
     network: NetworkPlan = site.driver.plans.networks[network_id]
     assert (network.external, network.peers) == (False, [])
     (subnet,) = network.subnets
@@ -190,8 +195,9 @@ async def test_groups_change_the_rules_of_others(site: Site) -> None:
 
     def remotes() -> list[str] | None:
         plan = site.driver.plans.ports.get(database["id"])
-        found = [rule.remotes for rule in plan.rules if rule.port_min == 5432] if plan else []
-        return found[0] if found else None
+        found = [rule.group for rule in plan.rules if rule.port_min == 5432] if plan else []
+        there = site.driver.plans.groups
+        return there[str(found[0])].addresses if found and found[0] in there else None
 
     await until(lambda: remotes() == [])
     member = await site.port(network_id, security_groups=[web["id"]])
@@ -202,6 +208,45 @@ async def test_groups_change_the_rules_of_others(site: Site) -> None:
     await until(lambda: remotes() == both)
     await site.service.put(f"/ports/{member['id']}", {"port": {"security_groups": []}})
     await until(lambda: remotes() == [unbound["fixed_ips"][0]["ip_address"]])
+    (rule,) = (await site.net.get(f"/security-group-rules?remote_group_id={web['id']}")).json["security_group_rules"]
+    await site.net.delete(f"/security-group-rules/{rule['id']}")
+    await until(lambda: web["id"] not in site.driver.plans.groups)
+
+
+async def test_a_member_more_changes_one_set_and_no_port(site: Site) -> None:
+    """A group that names itself is O(n), not O(n²): no rule of the others is touched."""
+    network_id, _ = await site.net.network("10.1.0.0/24")
+    first = [await site.port(network_id) for _ in range(3)]
+    for port in first:
+        await site.net.eventually(f"/ports/{port['id']}", status="ACTIVE")
+    calls: list[str] = []
+    ensure = site.driver.ensure_port
+
+    async def counted(plan: PortPlan) -> None:
+        calls.append(plan.id)
+        await ensure(plan)
+
+    site.driver.ensure_port = counted  # type: ignore[method-assign]
+    another = await site.port(network_id)
+    await site.net.eventually(f"/ports/{another['id']}", status="ACTIVE")
+    (default,) = site.driver.plans.groups.values()
+    assert len(default.addresses) == 4
+    assert calls == [another["id"]]
+
+
+async def test_groups_that_nobody_names_go_after_a_restart(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        network_id, _ = await site.net.network("10.1.0.0/24")
+        port = await site.port(network_id)
+        await site.net.eventually(f"/ports/{port['id']}", status="ACTIVE")
+    before = SimulatedNetwork(state_file=tmp_path / "hosts" / "node-1" / "network.json")
+    await before.open()
+    assert len(before.plans.groups) == 1
+    await before.ensure_group(GroupPlan("stray", ["10.1.0.7"]))
+    await before.ensure_port(msgspec.structs.replace(before.plans.ports[port["id"]], rules=[STRAY]))
+    async with running(tmp_path) as site:
+        await until(lambda: list(site.driver.plans.groups) == list(before.plans.groups)[:1])
+        assert "stray" not in {rule.group for rule in site.plan(port["id"]).rules}
 
 
 async def test_a_router_with_a_floating_ip(site: Site) -> None:

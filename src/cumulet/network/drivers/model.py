@@ -49,8 +49,16 @@ class NetworkPlan(msgspec.Struct, frozen=True):
     """Underlay addresses of the other hosts that have this network."""
 
 
+class GroupPlan(msgspec.Struct, frozen=True):
+    """A security group that rules name as the far side: who is in it, named once for all rules of the host."""
+
+    id: str
+    addresses: list[str] = []
+    """CIDRs and addresses of both versions."""
+
+
 class RulePlan(msgspec.Struct, frozen=True):
-    """One security group rule, remote groups already resolved to addresses."""
+    """One security group rule."""
 
     direction: str
     """``ingress`` or ``egress``."""
@@ -64,6 +72,8 @@ class RulePlan(msgspec.Struct, frozen=True):
     """Highest port, or ICMP code."""
     remotes: list[str] | None = None
     """CIDRs or addresses of the far side; None is anywhere, [] is nobody."""
+    group: str | None = None
+    """Id of the group that is the far side (``remotes`` is None then); one that is not on this host is nobody."""
 
 
 class PortPlan(msgspec.Struct, frozen=True):
@@ -125,6 +135,7 @@ class Observed(msgspec.Struct, frozen=True):
     networks: list[str] = []
     ports: list[str] = []
     routers: list[str] = []
+    groups: list[str] = []
 
 
 class NetworkError(RuntimeError):
@@ -145,6 +156,12 @@ class NetworkDriver(Protocol):
     async def ensure_network(self, plan: NetworkPlan) -> None: ...
 
     async def drop_network(self, network_id: str) -> None: ...
+
+    async def ensure_group(self, plan: GroupPlan) -> None:
+        """Make the group's addresses these; a connection with one that left it is judged again."""
+
+    async def drop_group(self, group_id: str) -> None:
+        """Forget the group, once no port's rule names it (NetworkError before)."""
 
     async def ensure_port(self, plan: PortPlan) -> None:
         """Make the tap (owned by the guest user), plug it, filter it. The network must be there."""

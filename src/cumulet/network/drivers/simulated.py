@@ -20,7 +20,15 @@ import msgspec
 
 from cumulet.kernel import clock
 from cumulet.kernel.pools import Pool
-from cumulet.network.drivers.model import MetadataPlan, NetworkError, NetworkPlan, Observed, PortPlan, RouterPlan
+from cumulet.network.drivers.model import (
+    GroupPlan,
+    MetadataPlan,
+    NetworkError,
+    NetworkPlan,
+    Observed,
+    PortPlan,
+    RouterPlan,
+)
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -51,6 +59,7 @@ class Plans(msgspec.Struct):
     networks: dict[str, NetworkPlan] = {}
     ports: dict[str, PortPlan] = {}
     routers: dict[str, RouterPlan] = {}
+    groups: dict[str, GroupPlan] = {}
 
 
 class SimulatedNetwork:
@@ -78,7 +87,8 @@ class SimulatedNetwork:
 
     async def observed(self) -> Observed:
         async with self._operation("observed", None):
-            return Observed(sorted(self.plans.networks), sorted(self.plans.ports), sorted(self.plans.routers))
+            there = self.plans
+            return Observed(sorted(there.networks), sorted(there.ports), sorted(there.routers), sorted(there.groups))
 
     async def ensure_network(self, plan: NetworkPlan) -> None:
         async with self._operation("ensure_network", plan.id):
@@ -88,6 +98,18 @@ class SimulatedNetwork:
     async def drop_network(self, network_id: str) -> None:
         async with self._operation("drop_network", network_id):
             self.plans.networks.pop(network_id, None)
+            await self._save()
+
+    async def ensure_group(self, plan: GroupPlan) -> None:
+        async with self._operation("ensure_group", plan.id):
+            self.plans.groups[plan.id] = plan
+            await self._save()
+
+    async def drop_group(self, group_id: str) -> None:
+        async with self._operation("drop_group", group_id):
+            if any(rule.group == group_id for port in self.plans.ports.values() for rule in port.rules):
+                raise NetworkError(f"the group {group_id} is named by a port's rule")
+            self.plans.groups.pop(group_id, None)
             await self._save()
 
     async def ensure_port(self, plan: PortPlan) -> None:

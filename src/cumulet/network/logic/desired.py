@@ -25,6 +25,7 @@ from cumulet.network.rpc import (
     Desired,
     DhcpHost,
     FloatingPlan,
+    GroupPlan,
     NetworkPlan,
     PortPlan,
     RouterInterface,
@@ -49,15 +50,17 @@ async def desired_state(net: Network, host: str) -> Desired:
     own = select(a).where(a.c.port_id.in_([row["id"] for row in here])).order_by(a.c.place, a.c.subnet_id, a.c.number)
     state.addresses = by_key(await _all(net, own), "port_id")
     guests = [row for row in here if not row["ours"]]
+    ports = await _ports(net, state, guests)
     served = [row for row in here if row["ours"] and row["device_owner"] == DHCP_OWNER]
     routed = [row for row in here if row["ours"] and row["device_owner"] in (INTERFACE, GATEWAY)]
     desired = Desired(
         version="",
+        groups=await _groups(net, {rule.group for plan in ports for rule in plan.rules if rule.group}),
         networks=await _networks(net, host, state, served),
-        ports=await _ports(net, state, guests),
+        ports=ports,
         routers=await _routers(net, state, routed),
     )
-    content = msgspec.json.encode((desired.networks, desired.ports, desired.routers))
+    content = msgspec.json.encode((desired.groups, desired.networks, desired.ports, desired.routers))
     desired.awaited = await _awaited(net, here, desired.routers)
     desired.version = hashlib.blake2b(content, digest_size=16).hexdigest()
     return desired
@@ -166,9 +169,7 @@ async def _ports(net: Network, state: _State, guests: list[Row]) -> list[PortPla
     )
     groups = {one["security_group_id"] for rows in memberships.values() for one in rows}
     rows = await _all(net, select(r).where(r.c.security_group_id.in_(groups)).order_by(r.c.id))
-    members = await _members(net, {row["remote_group_id"] for row in rows if row["remote_group_id"]})
-    # one list per group, however many ports are in it: a group's rules may name every port of the cloud
-    rules = {key: _rules(found, members) for key, found in by_key(rows, "security_group_id").items()}
+    rules = {key: [_rule(row) for row in found] for key, found in by_key(rows, "security_group_id").items()}
     plans = []
     for row in sorted(guests, key=lambda one: str(one["id"])):
         network = state.networks.get(row["network_id"])
@@ -195,55 +196,41 @@ async def _ports(net: Network, state: _State, guests: list[Row]) -> list[PortPla
     return plans
 
 
-async def _members(net: Network, groups: set[str]) -> dict[str, set[str]]:
-    """Group id → the addresses of its ports, those they may use beside their own included."""
+async def _groups(net: Network, groups: set[str]) -> list[GroupPlan]:
+    """The groups that rules name as the far side, with the addresses of their ports, wherever those are, and what
+    these may use beside their own. Each is told once, however many rules name it."""
     if not groups:
-        return {}
+        return []
     pg, a, p = m.PORT_GROUPS.c, m.ADDRESSES.c, m.PORTS.c
     addresses = (
         select(pg.security_group_id, a.address)
         .join(m.ADDRESSES, a.port_id == pg.port_id)
         .where(pg.security_group_id.in_(groups))
     )
-    found: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {key: set() for key in groups}
     for row in await _all(net, addresses):
-        found.setdefault(row["security_group_id"], set()).add(row["address"])
+        found[row["security_group_id"]].add(row["address"])
     pairs = (
         select(pg.security_group_id, p.allowed_address_pairs)
         .join(m.PORTS, p.id == pg.port_id)
         .where(pg.security_group_id.in_(groups), p.allowed_address_pairs != [])
     )
     for row in await _all(net, pairs):
-        found.setdefault(row["security_group_id"], set()).update(
-            one["ip_address"] for one in row["allowed_address_pairs"]
-        )
-    return found
+        found[row["security_group_id"]].update(one["ip_address"] for one in row["allowed_address_pairs"])
+    return [GroupPlan(key, sorted(found[key])) for key in sorted(found)]
 
 
-def _rules(rows: list[Row], members: dict[str, set[str]]) -> list[RulePlan]:
-    """The rules of one group; rules that name the same far side share one list of addresses."""
-    far: dict[tuple[str, str], list[str]] = {}
-    plans = []
-    for row in rows:
-        remotes: list[str] | None = None
-        if row["remote_group_id"]:
-            side = (row["remote_group_id"], row["ethertype"])
-            if side not in far:
-                colon = row["ethertype"] == "IPv6"
-                far[side] = sorted(one for one in members.get(row["remote_group_id"], set()) if (":" in one) == colon)
-            remotes = far[side]
-        elif row["remote_ip_prefix"]:
-            remotes = [str(ipaddress.ip_network(row["remote_ip_prefix"], strict=False))]
-        plan = RulePlan(
-            direction=row["direction"],
-            ethertype=row["ethertype"],
-            protocol=protocol_number(row["protocol"], row["ethertype"]),
-            port_min=row["port_range_min"],
-            port_max=row["port_range_max"],
-            remotes=remotes,
-        )
-        plans.append(plan)
-    return plans
+def _rule(row: Row) -> RulePlan:
+    prefix = row["remote_ip_prefix"] if not row["remote_group_id"] else None
+    return RulePlan(
+        direction=row["direction"],
+        ethertype=row["ethertype"],
+        protocol=protocol_number(row["protocol"], row["ethertype"]),
+        port_min=row["port_range_min"],
+        port_max=row["port_range_max"],
+        remotes=[str(ipaddress.ip_network(prefix, strict=False))] if prefix else None,
+        group=row["remote_group_id"],
+    )
 
 
 # ---- routers

@@ -2,8 +2,8 @@
 """Real packets on one Linux host: kernel bridges, vxlan, namespaces, nftables, dnsmasq.
 
 ``driver`` is the unprivileged half, ``operations`` what the privileged parent
-does for it (``OPERATIONS`` is the allow-list): ``networks``, ``ports`` and
-``router`` carry out plans, ``filters`` holds the packet filters, ``dhcp``
+does for it (``OPERATIONS`` is the allow-list): ``networks``, ``groups``,
+``ports`` and ``router`` carry out plans, ``filters`` holds the packet filters, ``dhcp``
 dnsmasq, ``links`` links, addresses and routes, ``naming`` the names and checks
 of values; ``metadata`` serves 169.254.169.254, unprivileged again.
 Invariant: addresses of guests, tenants and the public network live only on
@@ -21,6 +21,8 @@ OPERATIONS: dict[str, str] = {
         "ensure_network",
         "drop_network",
         "open_metadata",
+        "ensure_group",
+        "drop_group",
         "ensure_port",
         "drop_port",
         "ensure_router",

@@ -14,9 +14,17 @@ import msgspec
 
 from cumulet.kernel.host.model import Host, HostError
 from cumulet.network.drivers.bridge import operations
-from cumulet.network.drivers.bridge.operations import ForNetwork, ForPort, ForRouter, Named
+from cumulet.network.drivers.bridge.operations import ForGroup, ForNetwork, ForPort, ForRouter, Named
 from cumulet.network.drivers.bridge.site import Site
-from cumulet.network.drivers.model import MetadataPlan, NetworkError, NetworkPlan, Observed, PortPlan, RouterPlan
+from cumulet.network.drivers.model import (
+    GroupPlan,
+    MetadataPlan,
+    NetworkError,
+    NetworkPlan,
+    Observed,
+    PortPlan,
+    RouterPlan,
+)
 
 if TYPE_CHECKING:
     from cumulet.network.drivers.bridge.metadata import MetadataProxy
@@ -76,6 +84,12 @@ class BridgeNetwork:
         self._namespaces.pop(network_id, None)
         await self._serve_metadata(network_id)
         await self._call(operations.drop_network, Named(self._site, network_id))
+
+    async def ensure_group(self, plan: GroupPlan) -> None:
+        await self._call(operations.ensure_group, ForGroup(self._site, plan))
+
+    async def drop_group(self, group_id: str) -> None:
+        await self._call(operations.drop_group, Named(self._site, group_id))
 
     async def ensure_port(self, plan: PortPlan) -> None:
         await self._call(operations.ensure_port, ForPort(self._site, plan))

@@ -32,7 +32,7 @@ from cumulet.kernel.host.model import HostError
 from cumulet.network.drivers.bridge import naming
 from cumulet.network.drivers.bridge.links import program
 from cumulet.network.drivers.bridge.naming import METADATA, Names, Range
-from cumulet.network.drivers.model import PortPlan, RulePlan
+from cumulet.network.drivers.model import GroupPlan, PortPlan, RulePlan
 
 _BRIDGED = 0x80000000
 _FROM = 0x7FFF0000
@@ -66,9 +66,10 @@ def load(text: str) -> None:
     program("nft", "-f", "-", text=text)
 
 
-def _list(*what: str) -> list[dict[str, Any]]:
-    """The objects that ``nft list`` prints; none when what is asked for is not there."""
-    output = program("nft", "-j", "list", *what, accept=(0, 1))
+def _list(*what: str, terse: bool = False) -> list[dict[str, Any]]:
+    """The objects that ``nft list`` prints; none when what is asked for is not there. ``terse``: sets without what
+    is in them."""
+    output = program("nft", "-j", *(["-t"] if terse else []), "list", *what, accept=(0, 1))
     return json.loads(output)["nftables"] if output.strip() else []
 
 
@@ -233,6 +234,48 @@ def free_number(used: Collection[int]) -> int:
     raise HostError("this host has no room for another filtered port")
 
 
+def group(names: Names, plan: GroupPlan) -> str:
+    """Make the sets of a group, one for each version, hold its addresses."""
+    entries = [naming.cidr(text) for text in plan.addresses]
+    lines = _sets(names, plan.id)
+    for version, name in _group_sets(plan.id).items():
+        held = _ranges(("", entry) for entry in entries if entry.version == version)
+        lines.append(f"flush set inet {names.table} {name}")
+        if held:
+            lines.append(f"add element inet {names.table} {name} {_set(held)}")
+    return "\n".join(lines) + "\n"
+
+
+def forget_group(names: Names, group_id: str) -> str:
+    lines = _sets(names, group_id)  # deleting what is absent is an error
+    lines += [f"delete set inet {names.table} {name}" for name in _group_sets(group_id).values()]
+    return "\n".join(lines) + "\n"
+
+
+def held_groups(names: Names) -> set[str]:
+    """The sets of groups that the kernel holds, by name."""
+    entries = [entry.get("set", {}) for entry in _list("sets", "inet", terse=True)]
+    return {entry["name"] for entry in entries if entry.get("table") == names.table and entry["name"][:1] == "g"}
+
+
+def is_held(group_id: str, held: set[str]) -> bool:
+    return held.issuperset(_group_sets(group_id).values())
+
+
+def _group_sets(group_id: str) -> dict[int, str]:
+    """IP version → name of the group's set."""
+    part = naming.chain(naming.identifier(group_id))
+    return {4: f"g4-{part}", 6: f"g6-{part}"}
+
+
+def _sets(names: Names, group_id: str) -> list[str]:
+    """The group's sets are there; with what is in them if they were."""
+    return [
+        f"add set inet {names.table} {name} {{ type ipv{version}_addr; flags interval; }}"
+        for version, name in _group_sets(group_id).items()
+    ]
+
+
 def port(names: Names, plan: PortPlan, held: State) -> tuple[str, str]:
     """(digest, transaction) that make the plan's filter whole, whatever ``held`` says is there now."""
     t, part, tap = names.table, naming.chain(plan.id), naming.tap_name(plan.tap)
@@ -241,6 +284,7 @@ def port(names: Names, plan: PortPlan, held: State) -> tuple[str, str]:
     mark = _BRIDGED | (number if plan.port_security else 0)
     judged = [*_chain("bridge", t, f"out-{part}", [f"meta mark set meta mark | {mark:#x}"])]
     if plan.port_security:
+        judged += [line for key in sorted({one.group for one in plan.rules if one.group}) for line in _sets(names, key)]
         judged += _chain("inet", t, f"from-{part}", _egress(plan))
         judged += _chain("inet", t, f"to-{part}", _ingress(plan))
         judged += _numbered(t, part, number)
@@ -382,12 +426,14 @@ def _match(rule: RulePlan) -> str | None:
     if version is None:
         raise HostError(f"not an ethertype: {rule.ethertype[:20]!r}")
     parts = [f"meta nfproto ipv{version}"]
-    if rule.remotes is not None:
+    side = f"{'ip' if version == 4 else 'ip6'} {'saddr' if rule.direction == 'ingress' else 'daddr'}"
+    if rule.group is not None:
+        parts.append(f"{side} @{_group_sets(rule.group)[version]}")
+    elif rule.remotes is not None:
         remotes = [entry for text in rule.remotes if (entry := naming.cidr(text)).version == version]
         if not remotes:
             return None
-        side = "saddr" if rule.direction == "ingress" else "daddr"
-        parts.append(f"{'ip' if version == 4 else 'ip6'} {side} {_set(_ranges(('', entry) for entry in remotes))}")
+        parts.append(f"{side} {_set(_ranges(('', entry) for entry in remotes))}")
     if rule.protocol is not None:
         protocol = naming.number(rule.protocol, 0, 255, "a protocol")
         if version == 6 and protocol == _ICMP:
@@ -409,16 +455,17 @@ def _match(rule: RulePlan) -> str | None:
 
 def narrower(old: Iterable[RulePlan], new: Iterable[RulePlan]) -> bool:
     """Whether something that ``old`` lets pass might not pass by ``new`` (so that open connections must be judged
-    again); additions alone never disturb a connection."""
+    again); additions alone never disturb a connection. A group is the same far side whoever is in it."""
 
-    def table(rules: Iterable[RulePlan]) -> dict[tuple[object, ...], list[Range] | None]:
-        found: dict[tuple[object, ...], list[Range] | None] = {}
+    def table(rules: Iterable[RulePlan]) -> dict[tuple[object, ...], list[Range | str] | None]:
+        found: dict[tuple[object, ...], list[Range | str] | None] = {}
         for rule in rules:
             key = (rule.direction, rule.ethertype, rule.protocol, rule.port_min, rule.port_max)
-            if rule.remotes is None or found.get(key, []) is None:
+            if (rule.remotes is None and rule.group is None) or found.get(key, []) is None:
                 found[key] = None
             else:
-                found[key] = [*(found.get(key) or []), *map(naming.cidr, rule.remotes)]
+                far: list[Range | str] = [rule.group] if rule.group else [*map(naming.cidr, rule.remotes or [])]
+                found[key] = [*(found.get(key) or []), *far]
         return found
 
     after = table(new)
@@ -435,7 +482,9 @@ def narrower(old: Iterable[RulePlan], new: Iterable[RulePlan]) -> bool:
     return False
 
 
-def _within(entry: Range, other: Range) -> bool:
+def _within(entry: Range | str, other: Range | str) -> bool:
+    if isinstance(entry, str) or isinstance(other, str):
+        return entry == other
     return entry.version == other.version and entry.subnet_of(other)  # type: ignore[arg-type]
 
 

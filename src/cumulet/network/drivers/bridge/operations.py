@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 
 from cumulet.kernel.host.model import Fds, HostError
-from cumulet.network.drivers.bridge import dhcp, filters, links, naming, networks, ports, router
+from cumulet.network.drivers.bridge import dhcp, filters, groups, links, naming, networks, ports, router
 from cumulet.network.drivers.bridge.naming import Names
 from cumulet.network.drivers.bridge.site import Site, changing, guest_uid
-from cumulet.network.drivers.model import NetworkPlan, Observed, PortPlan, RouterPlan
+from cumulet.network.drivers.model import GroupPlan, NetworkPlan, Observed, PortPlan, RouterPlan
 
 _PROGRAMS = ("ip", "nft", "dnsmasq", "conntrack")
 
@@ -27,6 +27,11 @@ _PROGRAMS = ("ip", "nft", "dnsmasq", "conntrack")
 class ForNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     site: Site
     plan: NetworkPlan
+
+
+class ForGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    site: Site
+    plan: GroupPlan
 
 
 class ForPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +95,7 @@ def observe(site: Site) -> Observed:
             for name in links.list_namespaces(router_prefix)
             if links.is_namespace(name)
         ],
+        groups=groups.observed(names),
     )
 
 
@@ -105,6 +111,14 @@ def drop_network(params: Named) -> None:
 def open_metadata(params: Named) -> Fds:
     """A socket that listens on the metadata address inside the network's DHCP namespace."""
     return Fds([networks.open_metadata(params.site, params.id).detach()])
+
+
+def ensure_group(params: ForGroup) -> None:
+    groups.ensure_group(params.site, params.plan)
+
+
+def drop_group(params: Named) -> None:
+    groups.drop_group(params.site, params.id)
 
 
 def ensure_port(params: ForPort) -> None:

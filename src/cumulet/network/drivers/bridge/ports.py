@@ -135,5 +135,11 @@ def drop_all(ip: Any, names: Names) -> None:
         _forget(note)
 
 
+def zones_of_group(names: Names, group_id: str) -> set[int]:
+    """The zones in which a port's rule names the group as its far side."""
+    applied = [_read_note(note) for note in _notes(names).glob("[!.]*")]
+    return {one.zone for one in applied if one is not None and any(rule.group == group_id for rule in one.plan.rules)}
+
+
 def _notes(names: Names) -> Path:
     return Path(names.directory) / "ports"
