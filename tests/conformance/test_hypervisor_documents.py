@@ -87,9 +87,9 @@ def test_local_disks_come_after_the_one_that_boots(boots_from_volume: bool) -> N
         files = dataclasses.replace(files, root=None, base=None)
     text = doc.domain_xml(plan, TCG, files)
     disks = list(etree.fromstring(text).iterfind("devices/disk"))
-    assert [disk.find("target").get("dev") for disk in disks] == ["vda", "vdb", "vdc", "vdd"]
-    assert [disk.find("source").get("file") for disk in disks[1:3]] == list(files.local)
-    assert {disk.find("driver").get("type") for disk in disks[1:3]} == {"raw"}
+    assert [disk.xpath("string(target/@dev)") for disk in disks] == ["vda", "vdb", "vdc", "vdd"]
+    assert [disk.xpath("string(source/@file)") for disk in disks[1:3]] == list(files.local)
+    assert {disk.xpath("string(driver/@type)") for disk in disks[1:3]} == {"raw"}
     assert [disk.find("boot") is not None for disk in disks] == [True, False, False, False]
     assert [one.key for one in doc.read_disks(text)] == (["v-1", "v-2"] if boots_from_volume else ["v-1"])
     assert doc.read_bases(text) == ([] if boots_from_volume else ["/cache/base"])
