@@ -21,6 +21,7 @@ def _services(ctx: click.Context, param: click.Parameter, value: str) -> str:
 @click.command()
 @click.argument("service", callback=_services)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to a file.")
+@click.option("--json", is_flag=True, expose_value=False, help="As JSON, which it always is.")
 def openapi(service: str, output: Path | None) -> None:
     """Print the OpenAPI 3.1 document of SERVICE (identity, image, compute …)."""
     import asyncio

@@ -49,6 +49,7 @@ from cumulet.cli.up import DEFAULT_DATA
     help="The image 'tiny' of a new cloud (image-api).",
 )
 @click.option("--log-json", is_flag=True, help="Write log lines as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Say what runs as JSON.")
 def run(roles: tuple[str, ...], **given: Any) -> None:
     """Run ROLEs in this process until told to stop; `front` serves the whole cloud at one address.
 
@@ -85,7 +86,7 @@ def _run(roles: tuple[str, ...], given: dict[str, Any]) -> int:
         wish = Wish(
             data=data, host=given["address"], hypervisor=hypervisor, settings=Settings.read(given["settings"]),
             certificate=given["tls_cert"], key=given["tls_key"], name=given["name"] or socket.gethostname(),
-            on_ready=_say_ready,
+            on_ready=_say_json if given["as_json"] else _say_ready,
         )  # fmt: skip
         if (image := given["guest_image"]) is not None:
             wish.options["guest_image"] = {"name": "tiny", "path": str(image), "disk_format": image.suffix[1:]}
@@ -99,4 +100,11 @@ def _run(roles: tuple[str, ...], given: dict[str, Any]) -> int:
 def _say_ready(facts: dict[str, Any]) -> None:
     where = f" at {facts['address']}" if facts["address"] else ""
     click.echo(f"ready: {', '.join(facts['roles'])}{where} (process {facts['pid']})")
+    sys.stdout.flush()
+
+
+def _say_json(facts: dict[str, Any]) -> None:
+    import json
+
+    click.echo(json.dumps(facts))
     sys.stdout.flush()

@@ -7,6 +7,7 @@ Exit status 0 when nothing was lost, left over or stuck; else 1.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import tempfile
@@ -29,9 +30,10 @@ OPERATIONS = ("create", "delete", "attach", "detach", "associate", "disassociate
 @click.option("--workers", type=click.IntRange(1, 64), default=6, show_default=True, help="Users at work.")
 @click.option("--data", type=click.Path(path_type=Path), help="An empty directory.  [default: a temporary one]")
 @click.option("--report", type=click.Path(path_type=Path), help="Write all that was seen to this file, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print all that was seen as JSON; the progress goes to stderr.")
 def chaos(
     kills: int, seed: int, every_point: bool, operations: tuple[str, ...], workers: int, data: Path | None,
-    report: Path | None,
+    report: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Kill a cloud of its own while it works, and check that nothing is lost, left over or stuck.
 
@@ -39,7 +41,8 @@ def chaos(
     """
     if data is not None and data.exists() and any(data.iterdir()):
         raise click.UsageError(f"{data} is not empty")
-    with tempfile.TemporaryDirectory(prefix="cumulet-chaos-") as scratch:
+    aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    with tempfile.TemporaryDirectory(prefix="cumulet-chaos-") as scratch, aside:
         folder = data or Path(scratch)
         if every_point:
             told, good = asyncio.run(_every_point(folder, operations or OPERATIONS))
@@ -47,6 +50,8 @@ def chaos(
             told, good = asyncio.run(_storm(folder, kills, seed, workers))
         if report is not None:
             report.write_text(json.dumps(told, indent=2, default=str))
+    if as_json:
+        click.echo(json.dumps(told, default=str))
     sys.exit(0 if good else 1)
 
 
