@@ -39,6 +39,8 @@ POWER: Final = {
     "reboot_hard": ("reboot-hard", "reboot"),
 }
 """action of the states' table → (the saga's action, the recorded one)."""
+_VOLUME_WORK: Final = {"compute.attach_volume": "attaching", "compute.detach_volume": "detaching"}
+"""saga → the status that the volume has meanwhile."""
 
 
 async def _start(
@@ -229,9 +231,23 @@ async def detach_volume(compute: Compute, context: Context, row: Mapping[str, An
         now = await tx.first(select(BLOCK_DEVICES).where(BLOCK_DEVICES.c.id == device["id"]))
         if now is None:
             raise volume_missing(row["id"], device["volume_id"])
+        if (doing := await _volume_work(tx, row["id"], device["id"])) is not None:
+            raise Invalid(
+                "Invalid input received: Invalid volume: Volume status must be in-use to detach, but current status "
+                f"is: {doing}."
+            )
         return DetachVolume(row["id"], now["volume_id"], now["attachment_id"] or "", now["id"])
 
     await _start(compute, context, row["id"], "detach_volume", "detach_volume", prepare)
+
+
+async def _volume_work(tx: Transaction, server_id: str, device_id: str) -> str | None:
+    """What is being done to a block device: two sagas must never work on the same attachment."""
+    mine = (SAGAS.c.subject == server_id) & (SAGAS.c.state == "ready") & SAGAS.c.name.in_(list(_VOLUME_WORK))
+    for saga in await tx.all(select(SAGAS.c.name, SAGAS.c.params).where(mine)):
+        if saga["params"]["block_device_id"] == device_id:
+            return _VOLUME_WORK[saga["name"]]
+    return None
 
 
 async def attachment_of(compute: Compute, server_id: str, volume_id: str) -> Row:
