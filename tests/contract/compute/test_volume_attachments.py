@@ -147,3 +147,23 @@ async def test_an_empty_volume_does_not_boot(world: World) -> None:
     several = world.body(imageRef="", min_count=2, block_device_mapping_v2=[device])
     told = (await world.demo.post("/servers", several)).json["badRequest"]["message"]
     assert told == "Cannot attach one or more volumes to multiple instances"
+
+
+async def test_a_volume_is_not_detached_while_it_is_being_attached(world: World, server: dict[str, Any]) -> None:
+    path = f"/servers/{server['id']}/os-volume_attachments"
+    volume_id = await volume(world)
+    roles = world.cloud.cloud.services["volume"].roles
+    knobs = next(role for role in roles if role.name == "volume-agent").tasks[0]._backend.knobs  # type: ignore[attr-defined]
+    knobs.slow["connect"] = 0.5
+    try:
+        await world.demo.post(path, {"volumeAttachment": {"volumeId": volume_id}})
+        early = await world.demo.delete(f"{path}/{volume_id}")
+    finally:
+        del knobs.slow["connect"]
+    assert early.status == 400
+    assert "must be in-use to detach" in early.json["badRequest"]["message"]
+    await status(world, volume_id, "in-use")
+    assert (await world.demo.delete(f"{path}/{volume_id}")).status == 202  # the attach may not quite have ended
+    await status(world, volume_id, "available")
+    listed = (await world.demo.get(path)).json["volumeAttachments"]
+    assert volume_id not in [one["volumeId"] for one in listed]

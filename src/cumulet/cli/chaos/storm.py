@@ -69,8 +69,11 @@ class Storm:
     def accepted(self, what: str, path: str, good: bool) -> bool:
         """Note an answer: what was accepted is a promise."""
         self.count(what, good)
+        deletes = what.startswith("delete")
         if good:
-            (self._deleted if what.startswith("delete") else self._made).add(path)
+            (self._deleted if deletes else self._made).add(path)
+        elif deletes:
+            self._made.discard(path)  # nobody knows whether it was heard
         return good
 
 

@@ -25,6 +25,7 @@ from cumulet.compute.sagas.params import (
     NetworkSlot,
     PowerServer,
 )
+from cumulet.compute.sagas.volumes import ATTACH_VOLUME, DETACH_VOLUME
 from cumulet.compute.states import DELETING, SERVER, SHELVED, SHELVED_OFFLOADED
 from cumulet.kernel import clock, trace
 from cumulet.kernel.context import Context
@@ -39,7 +40,7 @@ POWER: Final = {
     "reboot_hard": ("reboot-hard", "reboot"),
 }
 """action of the states' table → (the saga's action, the recorded one)."""
-_VOLUME_WORK: Final = {"compute.attach_volume": "attaching", "compute.detach_volume": "detaching"}
+_VOLUME_WORK: Final = {ATTACH_VOLUME.name: "attaching", DETACH_VOLUME.name: "detaching"}
 """saga → the status that the volume has meanwhile."""
 
 
@@ -242,10 +243,11 @@ async def detach_volume(compute: Compute, context: Context, row: Mapping[str, An
 
 
 async def _volume_work(tx: Transaction, server_id: str, device_id: str) -> str | None:
-    """What is being done to a block device: two sagas must never work on the same attachment."""
+    """What is being done to a block device. An attach that is about to end counts as done: the detach waits for it."""
     mine = (SAGAS.c.subject == server_id) & (SAGAS.c.state == "ready") & SAGAS.c.name.in_(list(_VOLUME_WORK))
-    for saga in await tx.all(select(SAGAS.c.name, SAGAS.c.params).where(mine)):
-        if saga["params"]["block_device_id"] == device_id:
+    for saga in await tx.all(select(SAGAS.c.name, SAGAS.c.params, SAGAS.c.cursor).where(mine)):
+        ending = saga["name"] == ATTACH_VOLUME.name and saga["cursor"] >= ATTACH_VOLUME.index("complete")
+        if saga["params"]["block_device_id"] == device_id and not ending:
             return _VOLUME_WORK[saga["name"]]
     return None
 

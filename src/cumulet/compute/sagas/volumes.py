@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from cumulet.compute.models import BLOCK_DEVICES, SERVERS
+from cumulet.compute.models import BLOCK_DEVICES, SAGAS, SERVERS
 from cumulet.compute.rpc import PLUG_VOLUME, UNPLUG_VOLUME, PlugVolume, UnplugVolume
 from cumulet.compute.sagas.params import AttachVolume, DetachVolume
 from cumulet.compute.sagas.world import World, set_fault
 from cumulet.kernel.db import Transaction
 from cumulet.kernel.errors import NotFound
-from cumulet.kernel.saga import Cancelled, Failed, Run, Saga, Step
+from cumulet.kernel.saga import Cancelled, Failed, Run, Saga, Step, Wait
 
 
 async def reserve(run: Run) -> None:
@@ -35,6 +35,17 @@ async def plug(run: Run) -> str:
         raise Failed(f"Host {server['host']} does not answer.")
     device: str = answer.device
     return device
+
+
+async def unplug_alone(run: Run) -> None:
+    """Take it out once its attach is over: two sagas never work on one attachment."""
+    others = select(SAGAS.c.id, SAGAS.c.params).where(
+        SAGAS.c.subject == run.subject, SAGAS.c.name == ATTACH_VOLUME.name, SAGAS.c.state == "ready"
+    )
+    for other in await run.world.db.all(others, point=True):
+        if other["params"]["block_device_id"] == run.params.block_device_id:
+            raise Wait(0.2)
+    await unplug(run)
 
 
 async def unplug(run: Run) -> None:
@@ -112,7 +123,7 @@ DETACH_VOLUME = Saga(
     "compute.detach_volume",
     DetachVolume,
     (
-        Step("unplug", unplug, within=300.0),
+        Step("unplug", unplug_alone, within=300.0),
         Step("release", unreserve, within=120.0),
         Step("forget", forget),
     ),
