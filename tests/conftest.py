@@ -21,6 +21,7 @@ from tests.observed import (  # noqa: F401 - hooks and fixtures of all tests
     pytest_testnodedown,
 )
 from tests.postgres import postgres_server
+from tests.rabbit import rabbit, rabbit_alone, rabbit_broker, rabbit_shared  # noqa: F401 - fixtures of all tests
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -43,6 +43,8 @@ class Session:
         self.answering: AbstractChannel
         """Publishes without waiting for the broker's word."""
         self.why = ""
+        self.replaced = asyncio.Event()
+        """Set when whoever asks for a session does not get this one any more."""
         connection.close_callbacks.add(lambda _, error: self.fail(_brief(error)))
 
     async def open(self) -> None:
@@ -120,7 +122,9 @@ class Link:
         """The session, waiting for it at most ``timeout`` seconds; raises Unavailable."""
         try:
             async with asyncio.timeout(timeout):
-                return await asyncio.shield(self._up)
+                while (session := await asyncio.shield(self._up)).is_closed:
+                    await session.replaced.wait()
+                return session
         except TimeoutError:
             raise Unavailable(f"The message broker {self._address} can't be reached.") from None
 
@@ -165,6 +169,7 @@ class Link:
                 await session.ended()
             finally:
                 self._up = asyncio.get_running_loop().create_future()
+                session.replaced.set()
                 self._lost()
                 await session.close()
             _log.warning("lost the message broker %s: %s", self._address, session.why)
@@ -200,10 +205,9 @@ def _tls(ca_file: str | None) -> ssl.SSLContext:
 
 
 def _keep_quiet() -> None:
-    """The libraries' debug lines show frames, and the first frames hold the password."""
+    """The libraries' debug lines show frames, the first of which hold the password; what breaks is told here, once."""
     for name in ("aiormq", "aio_pika", "pamqp"):
-        logger = logging.getLogger(name)
-        logger.setLevel(max(logging.INFO, logger.level))
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def failures() -> tuple[type[Exception], ...]:

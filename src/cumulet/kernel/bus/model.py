@@ -115,10 +115,21 @@ def set_sender(host: str | None) -> None:
 
 
 def ensure_speaks_for(host: str) -> None:
-    """Refuse (Forbidden) a message in which one host speaks for another; controllers speak for all."""
+    """Refuse (Forbidden) a message in which one host speaks for another; controllers speak for all.
+
+    `handle` asks this of every request with a field ``host`` (``host`` or
+    ``host@backend``); a handler asks it of names that are elsewhere.
+    """
     sender = _sender.get()
     if sender is not None and sender != host:
         raise Forbidden(f"Host {sender} can't speak for host {host}.")
+
+
+def _believed(caller: Context | None) -> Context | None:
+    """What holds of the caller that an envelope names: a host can't lend anybody roles."""
+    if caller is None or _sender.get() is None:
+        return caller
+    return msgspec.structs.replace(caller, system=False, roles=[], service_roles=[])
 
 
 def encode(method: Method[Q, R], request: Q, timeout: float) -> bytes:
@@ -171,9 +182,12 @@ async def handle(data: bytes, handlers: Handlers, component: str, host: str) -> 
         request = msgspec.json.decode(envelope.payload, type=method.request)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return encode_fault(errors.Invalid(str(error))), str(error)
-    context.use(envelope.caller)
+    context.use(_believed(envelope.caller))
     trace.resume(component, host, envelope.baggage)
+    named = getattr(request, "host", None)
     try:
+        if isinstance(named, str):
+            ensure_speaks_for(named.partition("@")[0])
         answer = await handlers[method](request)
     except Fault as fault:
         return encode_fault(fault), ""

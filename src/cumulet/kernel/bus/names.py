@@ -26,7 +26,7 @@ POISON = "cumulet/poison"
 """Fan-out exchange and queue: what was set aside."""
 
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-_USER = "cumulet-host-"
+_USER = "cumulet-host+"
 
 
 def checked_host(host: str) -> str:
@@ -58,14 +58,14 @@ def is_private_to(queue: str, host: str) -> bool:
     return queue.startswith(_home(host) + "answers/")
 
 
-def user_of(host: str) -> str:
-    """The broker user of a host."""
-    return _USER + checked_host(host)
+def user_of(host: str, vhost: str) -> str:
+    """The broker user of a host. Users belong to the whole broker, so the name holds the virtual host too."""
+    return f"{_USER}{checked_host(host)}+{vhost}"
 
 
 def host_of(user: str) -> str | None:
     """The host whose broker user this is; None for a user of the controllers."""
-    return user.removeprefix(_USER) if user.startswith(_USER) else None
+    return user.removeprefix(_USER).partition("+")[0] if user.startswith(_USER) else None
 
 
 @dataclass(frozen=True)

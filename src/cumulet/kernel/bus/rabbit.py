@@ -17,37 +17,31 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
-from cumulet.kernel import clock, ids
+from cumulet.kernel import ids
 from cumulet.kernel.bus import names
 from cumulet.kernel.bus.consumer import Consumer
 from cumulet.kernel.bus.link import Link, Session, as_fault, failures
 from cumulet.kernel.bus.model import (
     CAST_SECONDS,
     POISONS,
-    Envelope,
     Handlers,
     Method,
     Poison,
     decode_reply,
     encode,
-    encode_fault,
     poison_of,
 )
 from cumulet.kernel.bus.names import Address
+from cumulet.kernel.bus.subscription import RabbitSubscription
 from cumulet.kernel.db import outside_transaction
 from cumulet.kernel.errors import Unavailable
 
 if TYPE_CHECKING:
-    from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+    from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 Q = TypeVar("Q")
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
-_PREFETCH = 500
-"""How many messages one receiver has in work; more wait on the broker, for this or another receiver."""
-_UNUSED_SECONDS = 60
-"""How long a queue waits for its receivers to come back."""
-_LONGEST_SECONDS = 600
 _POISON_SECONDS = 7 * 24 * 3600
 _CAST_WAIT = 5.0
 
@@ -67,7 +61,7 @@ class RabbitBus:
         self._answers = names.private_queue(self._host, "answers", ids.new_secret(18))
         self._pending: dict[str, tuple[asyncio.Future[bytes], str | None]] = {}
         """Number of a call → who waits for its answer, and the host that may give it (None: a role)."""
-        self._subscriptions: list[_Subscription] = []
+        self._subscriptions: list[RabbitSubscription] = []
 
     @classmethod
     async def connect(
@@ -88,6 +82,8 @@ class RabbitBus:
 
     async def close(self) -> None:
         """Take no more messages, finish those in work, leave the broker."""
+        if self._link.current is None:
+            await self._link.close()  # who is answered now can't hear it
         for subscription in list(self._subscriptions):
             await subscription.stop()
         await self._link.close()
@@ -101,9 +97,10 @@ class RabbitBus:
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         data = encode(method, request, timeout)
         whom = f"{method.topic}@{host}" if host else method.topic
+        end = asyncio.get_running_loop().time() + timeout
+        session = await self._link.session(timeout)
         try:
-            async with asyncio.timeout(timeout):
-                session = await self._link.session(timeout)
+            async with asyncio.timeout_at(end):
                 self._pending[number] = (answer, host)
                 await self._ask(session, method.topic, host, data, number, timeout, answer_to=self._answers)
                 return decode_reply(await answer, method)
@@ -148,7 +145,7 @@ class RabbitBus:
     ) -> None:
         """Hand a message to the broker; returns when it lies in a queue."""
         import aio_pika
-        from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
+        from aio_pika.exceptions import DeliveryError, PublishError
 
         message = aio_pika.Message(
             data,
@@ -170,20 +167,23 @@ class RabbitBus:
             raise _Unroutable from None
         except DeliveryError:
             raise Unavailable("The message queue is full; try again later.") from None
-        except ChannelNotFoundEntity as error:
-            session.fail("an exchange is gone")
-            raise as_fault(error) from None
         except failures() as error:
-            raise as_fault(error) from None
+            fault = as_fault(error)
+            if isinstance(fault, Unavailable):  # the connection, or an exchange, is gone
+                session.fail(fault.message)
+            raise fault from None
 
     # ---- receiving
 
     async def subscribe(
         self, handlers: Handlers, *, component: str, host: str = "", own_host: bool = False
-    ) -> _Subscription:
+    ) -> RabbitSubscription:
         (topic,) = {method.topic for method in handlers}
         consumer = Consumer(handlers, component, host, self._set_aside)
-        subscription = _Subscription(self, consumer, topic, host if own_host else None)
+        subscription = RabbitSubscription(
+            consumer, topic, host if own_host else None,
+            home=self._host, length=self._length, answer=self._answer, gone=self._forget,
+        )  # fmt: skip
         self._subscriptions.append(subscription)
         try:
             async with asyncio.timeout(30.0):
@@ -197,7 +197,11 @@ class RabbitBus:
             raise
         return subscription
 
-    async def _attach(self, subscription: _Subscription) -> bool:
+    def _forget(self, subscription: RabbitSubscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    async def _attach(self, subscription: RabbitSubscription) -> bool:
         """Whether the subscription is served on a session that lives."""
         session = await self._link.session(30.0)
         try:
@@ -207,7 +211,6 @@ class RabbitBus:
             if not session.is_closed and not isinstance(fault, Unavailable):
                 raise fault from None
             session.fail(fault.message)
-            await asyncio.sleep(0)
         return not session.is_closed
 
     async def poison(self, limit: int = 100) -> list[Poison]:
@@ -302,123 +305,3 @@ def _read_poison(message: AbstractIncomingMessage) -> Poison:
         return msgspec.json.decode(message.body, type=Poison)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return poison_of(message.body, "not a report", component="", host="", sender=message.user_id or "")
-
-
-class _Subscription:
-    """One receiver: its turn in a shared queue, and a queue of its own for what everybody is told."""
-
-    def __init__(self, bus: RabbitBus, consumer: Consumer, topic: str, host: str | None) -> None:
-        self._bus, self._consumer, self._topic = bus, consumer, topic
-        self._shared = names.host_queue(host, topic) if host else names.role_queue(topic)
-        self._by_role = host is None
-        self._own = names.private_queue(bus._host, f"all/{topic}", ids.new_secret(9))
-        self._session: Session | None = None
-        self._attaching = asyncio.Lock()
-        self._channel: AbstractChannel | None = None
-        self._consuming: list[tuple[AbstractQueue, str]] = []
-        self._stopped = False
-        self._known: dict[str, None] = {}
-        """Numbers of the messages taken here of late, oldest first."""
-
-    async def attach(self, session: Session) -> None:
-        """Declare the queues and begin to take messages, once for each session."""
-        async with self._attaching:
-            if self._stopped or self._session is session:
-                return
-            trial = await session.loose_channel()  # a refusal of names or rights ends this channel only
-            shared = await trial.declare_queue(self._shared, durable=True, arguments={
-                "x-max-length": self._bus._length, "x-overflow": "reject-publish",
-                "x-message-ttl": _LONGEST_SECONDS * 1000, "x-expires": _UNUSED_SECONDS * 1000,
-            })  # fmt: skip
-            if self._by_role:
-                await shared.bind(names.ROLES, self._topic)
-            own = await trial.declare_queue(self._own, exclusive=True, auto_delete=True, arguments={
-                "x-max-length": self._bus._length, "x-message-ttl": _LONGEST_SECONDS * 1000,
-            })  # fmt: skip
-            await own.bind(names.ALL, self._topic)
-            await trial.close()
-            channel = await session.channel(confirm=False)
-            await channel.set_qos(_PREFETCH)
-            underlay = await channel.get_underlay_channel()
-            # a queue that somebody deletes, or whose node goes, is declared again like everything else
-            underlay.on_consumer_cancel_callbacks.add(lambda _: session.fail(f"{self._shared} is gone"))
-            self._channel, self._consuming = channel, []
-            for name in (self._shared, self._own):
-                queue = await channel.get_queue(name, ensure=False)
-                self._consuming.append((queue, await queue.consume(self._taken)))
-            self._session = session
-
-    async def _taken(self, message: AbstractIncomingMessage) -> None:
-        number, user = message.message_id or "", message.user_id or ""
-        if number in self._known:
-            await self._acknowledge(message)  # it came back when the connection broke, but its work went on
-            return
-        refusal = _refusal(message, number, user)
-        if refusal:
-            await self._consumer.put_aside(message.body, user, refusal)
-            await self._acknowledge(message)
-            return
-        self._known[number] = None
-        while len(self._known) > 4 * _PREFETCH:
-            self._known.pop(next(iter(self._known)))
-        if message.redelivered:
-            # its first receiver may have carried it out, or died of it: that must not happen twice
-            reason = "its receiver went away while it was in work"
-            await self._consumer.put_aside(message.body, user, reason)
-            await self._done(message, number, encode_fault(Unavailable(f"{self._consumer.component}: {reason}.")))
-            return
-
-        async def done(answer: bytes) -> None:
-            await self._done(message, number, answer)
-
-        self._consumer.take(message.body, user, done)
-
-    async def _done(self, message: AbstractIncomingMessage, number: str, answer: bytes) -> None:
-        if message.reply_to:
-            await self._bus._answer(message.reply_to, number, answer, _remaining(message.body))
-        await self._acknowledge(message)
-
-    @staticmethod
-    async def _acknowledge(message: AbstractIncomingMessage) -> None:
-        try:
-            await message.ack()
-        except failures():
-            _log.debug("the session of a message ended before it was acknowledged")
-
-    async def stop(self) -> None:
-        """Take no more messages and wait for those in work; others go on waiting for the next receiver."""
-        self._stopped = True
-        if self in self._bus._subscriptions:
-            self._bus._subscriptions.remove(self)
-        async with self._attaching:
-            try:
-                for queue, tag in self._consuming:
-                    await queue.cancel(tag)
-                await self._consumer.idle()
-                if self._channel is not None:
-                    self._channel.close_callbacks.clear()
-                    await self._channel.close()
-            except failures():
-                _log.debug("the session of a subscription ended before the subscription")
-        await self._consumer.idle()
-
-
-def _refusal(message: AbstractIncomingMessage, number: str, user: str) -> str:
-    """Why a message must not be worked on, if so."""
-    if not number:
-        return "it has no number"
-    if not user:
-        return "its sender is not known to the broker"
-    host = names.host_of(user)
-    if host is not None and message.reply_to and not names.is_private_to(message.reply_to, host):
-        return "it wants its answer in somebody else's queue"
-    return ""
-
-
-def _remaining(data: bytes) -> float:
-    """Seconds until nobody waits for the answer to this message, at most a minute."""
-    try:
-        deadline = msgspec.json.decode(data, type=Envelope).deadline
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return 1.0
-    return min(max(deadline - clock.now(), 0.1), 60.0)
