@@ -23,10 +23,8 @@ async def copy(run: Run) -> dict[str, Any]:
     image: Image = run.world
     row = await held(run)
     await decorate(image, image.database, [row])
-    size = 0
 
     async def one(name: str) -> None:
-        nonlocal size
         place = image.stores.get(name)
         if place is None:
             raise Failed(f"The store {name} is not there any more.")
@@ -35,14 +33,14 @@ async def copy(run: Run) -> dict[str, Any]:
             received = await receive(image, place.store, run.params.key, Tracked(run, Pieces(reader)), None)
         finally:
             await reader.close()
-        size = received.size
+        run.notes["size"] = received.size
         other = row["os_hash_algo"] == "sha512" and row["os_hash_value"] not in (None, received.digest)
-        if other or row["size"] not in (None, size):
+        if other or row["size"] not in (None, received.size):
             await place.store.delete(run.params.key)
             raise Unavailable("the copy is not what the record names")
 
     done, failed = await fill(run, run.params.stores, one)
-    return {"stores": done, "failed": failed, "size": size}
+    return {"stores": done, "failed": failed, "size": run.notes["size"]}
 
 
 async def record(run: Run) -> None:

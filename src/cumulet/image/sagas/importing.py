@@ -158,17 +158,15 @@ async def store(run: Run) -> dict[str, Any]:
     changed = run.outputs["convert"]
     row["disk_format"] = changed["format"]
     size = await image.staging.size(changed["key"])
-    facts: dict[str, Any] = {}
-    passed = 0
+    facts: dict[str, Any] = run.notes.setdefault("facts", {})
 
     async def one(name: str) -> None:
-        nonlocal facts
         place = image.stores.get(name)
         if place is None:
             raise Failed(f"The store {name} is not there any more.")
         reader = await image.staging.read(changed["key"])
         try:
-            source = Tracked(run, Pieces(reader), passed)
+            source = Tracked(run, Pieces(reader))
             if facts:
                 writer = await place.store.write(run.params.key)
                 try:
@@ -178,7 +176,7 @@ async def store(run: Run) -> dict[str, Any]:
                     await writer.abort()
                     raise
             else:
-                facts = facts_of(await receive(image, place.store, run.params.key, source, declared(row)))
+                facts.update(facts_of(await receive(image, place.store, run.params.key, source, declared(row))))
         finally:
             await reader.close()
 

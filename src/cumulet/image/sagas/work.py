@@ -19,7 +19,7 @@ from cumulet.image.states import DELETED
 from cumulet.kernel import clock
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.errors import Unavailable
-from cumulet.kernel.saga import Failed, Run
+from cumulet.kernel.saga import Failed, Run, Wait
 
 MIB = 1024 * 1024
 _TRIES = 3
@@ -79,24 +79,25 @@ async def fill(run: Run, stores: list[str], one: Callable[[str], Awaitable[None]
     """Fill stores one after the other; which were filled and which could not be.
 
     The record shows which are left. Raises Failed when one fails that must not,
-    when none is filled, and for what no store would take.
+    when none is filled, and for what no store would take; Wait for another try.
     """
-    done: list[str] = []
-    failed: list[str] = []
+    notes = run.notes
+    done, failed = notes.setdefault("done", []), notes.setdefault("failed", [])
     for store in stores:
+        if store in done or store in failed:
+            continue
         await _show(run, [left for left in stores if left not in done and left not in failed], failed)
-        for attempt in range(1, _TRIES + 1):
-            try:
-                await one(store)
-                done.append(store)
-                break
-            except (Unavailable, OSError) as error:
-                if attempt < _TRIES:
-                    await clock.sleep(attempt)
-                elif run.params.must_all:
-                    raise Failed(f"The store {store} can't take the data: {error}") from None
-                else:
-                    failed.append(store)
+        try:
+            await one(store)
+            done.append(store)
+        except (Unavailable, OSError) as error:
+            notes["tries"] = notes.get("tries", 0) + 1
+            if notes["tries"] < _TRIES:
+                raise Wait(2.0 ** notes["tries"]) from None
+            if run.params.must_all:
+                raise Failed(f"The store {store} can't take the data: {error}") from None
+            failed.append(store)
+        notes["tries"] = 0
     if not done:
         raise Failed("No store could take the data.")
     return done, failed
