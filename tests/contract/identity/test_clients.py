@@ -150,6 +150,16 @@ COMMANDS = [
     "implied role list",
     "application credential create c --role reader",
     "application credential list",
+    "application credential create d --access-rules rules.json",
+    "access rule list",
+    "trust create --project admin --role member admin demo",
+    "trust list",
+    "credential create --type cert admin the-blob",
+    "credential list --type cert",
+    "ec2 credentials create",
+    "ec2 credentials list",
+    "consumer create --description d",
+    "consumer list",
     "service create --name n t",
     "endpoint create n public http://there.example.org --region RegionOne",
     "endpoint list --service n",
@@ -165,6 +175,7 @@ COMMANDS = [
 
 async def test_the_openstack_command(cloud: TestCloud, tmp_path: Path) -> None:
     """Each command of an operator's first minutes ends well, one after another."""
+    (tmp_path / "rules.json").write_text('[{"path": "/v2", "method": "GET", "service": "image"}]')
     async with served(cloud) as url:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OS_")} | {
             "OS_AUTH_URL": f"{url}/identity", "OS_USERNAME": "admin", "OS_PASSWORD": PASSWORD,
