@@ -358,11 +358,9 @@ async def test_a_host_can_forge_neither_its_name_nor_where_answers_go(rabbit: Ra
         async with _raw(rabbit, user_of("h1", rabbit.vhost), "pw-h1") as connection:
             channel = await connection.channel()
             order = encode(BUILD, "steal", 60.0)
-            await _send(channel, order, user=user_of("h1", rabbit.vhost), to="cumulet/host/h2/things.agent")
-            await _send(
-                channel, order, user=user_of("h1", rabbit.vhost), to="cumulet/host/h1/answers/../../h2/x", number="n2"
-            )
-            while len(found := await server.poison()) < 2:
+            for queue in ("cumulet/host/h2/things.agent", "cumulet/role/things.conductor", "cumulet/own/answers/x"):
+                await _send(channel, order, number=queue, user=user_of("h1", rabbit.vhost), to=queue)
+            while len(found := await server.poison()) < 3:
                 await asyncio.sleep(0.01)
             assert {one.reason for one in found} == {"it wants its answer in somebody else's queue"}
             with pytest.raises(ChannelPreconditionFailed):
