@@ -34,6 +34,7 @@ class NetworkConfig(msgspec.Struct, forbid_unknown_fields=True):
     """This host's address on the underlay, by which the others reach its tunnels."""
     quota_network: int = 100
     quota_subnet: int = 100
+    quota_subnetpool: int = -1
     quota_port: int = 500
     quota_router: int = 10
     quota_floatingip: int = 50

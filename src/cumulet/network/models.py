@@ -48,12 +48,27 @@ NETWORKS = Table(
     Column("dns_domain", String(255), nullable=False),
 )
 
+SUBNETPOOLS = Table(
+    "subnetpools",
+    METADATA,
+    *_standard(),
+    Column("ip_version", Integer, nullable=False),
+    Column("prefixes", Json, nullable=False),
+    Column("default_prefixlen", Integer, nullable=False),
+    Column("min_prefixlen", Integer, nullable=False),
+    Column("max_prefixlen", Integer, nullable=False),
+    Column("default_quota", Integer),
+    Column("shared", Boolean, nullable=False, index=True),
+    Column("is_default", Boolean, nullable=False),
+)
+
 SUBNETS = Table(
     "subnets",
     METADATA,
     *_standard(),
     Column("network_id", String(36), ForeignKey("networks.id"), nullable=False, index=True),
     Column("ip_version", Integer, nullable=False),
+    Column("subnetpool_id", String(36), index=True),
     Column("cidr", String(64), nullable=False),
     Column("gateway_ip", String(64)),
     Column("enable_dhcp", Boolean, nullable=False),

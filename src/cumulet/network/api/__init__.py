@@ -21,8 +21,9 @@ from cumulet.network.logic.kinds import Authorize
 from cumulet.network.logic.networks import NETWORK
 from cumulet.network.logic.ports import PORT
 from cumulet.network.logic.routers import ROUTER
+from cumulet.network.logic.subnetpools import SUBNETPOOL, change_prefixes
 from cumulet.network.logic.subnets import SUBNET
-from cumulet.network.schemas.values import host_route, items, uuid
+from cumulet.network.schemas.values import cidr, host_route, items, uuid
 
 
 async def _ensure_default_group(request: Request) -> None:
@@ -38,6 +39,7 @@ async def _ensure_default_group(request: Request) -> None:
 RESOURCES = (
     Resource(NETWORK, s.NETWORK, bulk=True),
     Resource(SUBNET, s.SUBNET, bulk=True),
+    Resource(SUBNETPOOL, s.SUBNETPOOL, bulk=True),
     Resource(PORT, s.PORT, bulk=True, chosen_id=True),
     Resource(ROUTER, s.ROUTER, bulk=True),
     Resource(FLOATINGIP, s.FLOATINGIP, bulk=True),
@@ -45,7 +47,7 @@ RESOURCES = (
     Resource(RULE, s.SECURITY_GROUP_RULE, bulk=True, before_list=_ensure_default_group),
     Resource(AGENT, s.AGENT),
 )
-_ROUTER = RESOURCES[3]
+_ROUTER = next(one for one in RESOURCES if one.kind is ROUTER)
 
 
 # ---- discovery
@@ -73,11 +75,11 @@ async def resources(request: Request) -> dict[str, Any]:
 # ---- what routers do
 
 
-def _router_rule(request: Request, action: str) -> Authorize:
+def _rule(request: Request, action: str, resource: str = "router") -> Authorize:
     def authorize(document: Document, values: Values) -> None:
         target = {**document, **document["*"]}
         if not request.policy.allows(action, request.context, target):
-            enforce(request.policy, request.context, "router", "get", document, {}, frozenset(), before=document)
+            enforce(request.policy, request.context, resource, "get", document, {}, frozenset(), before=document)
             request.policy.enforce(action, request.context, target)
 
     return authorize
@@ -97,14 +99,14 @@ def _interface(request: Request) -> Values:
 
 
 async def add_router_interface(request: Request) -> dict[str, Any]:
-    rule = _router_rule(request, "add_router_interface")
+    rule = _rule(request, "add_router_interface")
     return await interfaces.add_interface(
         request.service, request.context, request.params["id"], _interface(request), rule
     )
 
 
 async def remove_router_interface(request: Request) -> dict[str, Any]:
-    rule = _router_rule(request, "remove_router_interface")
+    rule = _rule(request, "remove_router_interface")
     return await interfaces.remove_interface(
         request.service, request.context, request.params["id"], _interface(request), rule
     )
@@ -116,7 +118,7 @@ async def _change_routes(request: Request, *, add: bool) -> dict[str, Any]:
         routes = items(host_route)(router.get("routes") if isinstance(router, dict) else router)
     except ValueError as error:
         raise http_bad(f"Invalid input for routes. Reason: {error}.") from None
-    rule = _router_rule(request, "add_extraroutes" if add else "remove_extraroutes")
+    rule = _rule(request, "add_extraroutes" if add else "remove_extraroutes")
     document = await routers.change_routes(
         request.service, request.context, request.params["id"], routes, rule, add=add
     )
@@ -129,6 +131,31 @@ async def add_extraroutes(request: Request) -> dict[str, Any]:
 
 async def remove_extraroutes(request: Request) -> dict[str, Any]:
     return await _change_routes(request, add=False)
+
+
+# ---- what subnet pools do
+
+
+async def _change_prefixes(request: Request, *, add: bool) -> dict[str, Any]:
+    sent = request.body.get("prefixes")
+    if not sent or not isinstance(sent, list):
+        raise http_bad("Request body contains invalid data")
+    try:
+        prefixes = items(cidr)(sent)
+    except ValueError as error:
+        raise http_bad(f"Invalid input for prefixes. Reason: {error}.") from None
+    rule = _rule(request, "add_prefixes" if add else "remove_prefixes", "subnetpool")
+    key = request.params["id"]
+    document = await change_prefixes(request.service, request.context, key, prefixes, rule, add=add)
+    return {"prefixes": document["prefixes"]}
+
+
+async def add_prefixes(request: Request) -> dict[str, Any]:
+    return await _change_prefixes(request, add=True)
+
+
+async def remove_prefixes(request: Request) -> dict[str, Any]:
+    return await _change_prefixes(request, add=False)
 
 
 # ---- availability zones
@@ -156,6 +183,9 @@ _ACTIONS = [
           body=_ROUTES_BODY),
     Route("PUT /v2.0/routers/{id}/remove_extraroutes", remove_extraroutes, policy="remove_extraroutes", late=True,
           body=_ROUTES_BODY),
+    Route("PUT /v2.0/subnetpools/{id}/add_prefixes", add_prefixes, policy="add_prefixes", late=True, body=_ANY_BODY),
+    Route("PUT /v2.0/subnetpools/{id}/remove_prefixes", remove_prefixes, policy="remove_prefixes", late=True,
+          body=_ANY_BODY),
     Route("GET /v2.0/availability_zones", list_availability_zones, policy="get_availability_zone", late=True),
     Route("GET /v2.0/extensions", list_extensions, policy="regular_user"),
     Route("GET /v2.0/extensions/{alias}", show_extension, policy="regular_user"),

@@ -34,6 +34,8 @@ from cumulet.network.logic.addresses import (
 from cumulet.network.logic.kinds import Kind, change, not_found
 from cumulet.network.logic.macs import new_mac
 from cumulet.network.logic.networks import around, check_mtu, network_of, remove_port
+from cumulet.network.logic.subnetpools import check_affinity, pool_for
+from cumulet.network.logic.subnetpools import take as take_range
 from cumulet.network.schemas.values import boolean
 
 DHCP_OWNER = "network:dhcp"
@@ -56,7 +58,7 @@ async def documents(net: Network, reader: Reader, rows: list[Row]) -> list[Docum
                          "ipv6_address_mode", "allocation_pools", "dns_nameservers", "host_routes")
         }
         | {
-            "subnetpool_id": None,
+            "subnetpool_id": row["subnetpool_id"],
             "router:external": networks[row["network_id"]]["external"],
             "*": around(networks[row["network_id"]]),
         }
@@ -71,9 +73,7 @@ async def parent(work: Work, values: Values) -> Values:
 
 async def create(work: Work, values: Values) -> str:
     network_id = values["network_id"]
-    cidr = values.get("cidr")
-    if cidr is None:
-        raise bad("subnets", "a subnetpool must be specified in the absence of a cidr")
+    pool, cidr = await _range(work, values)
     network = ipaddress.ip_network(cidr)
     _check_shape(values, network)
     check_mtu(network_id, (await network_of(work, network_id))["mtu"], {network.version})
@@ -93,6 +93,7 @@ async def create(work: Work, values: Values) -> str:
     row = {
         **work.standard(values),
         "network_id": network_id,
+        "subnetpool_id": pool["id"] if pool else None,
         "ip_version": network.version,
         "cidr": cidr,
         "gateway_ip": gateway,
@@ -110,6 +111,25 @@ async def create(work: Work, values: Values) -> str:
     await work.bump(m.NETWORKS, network_id)
     await work.touch_network(network_id)
     return str(row["id"])
+
+
+async def _range(work: Work, values: Values) -> tuple[Row | None, str]:
+    """(the pool of a new subnet if it has one, its range)."""
+    cidr, length = values.get("cidr"), values.get("prefixlen")
+    if cidr is not None and length is not None:
+        raise bad("subnets", "cidr and prefixlen must not be supplied together")
+    pool = await pool_for(work, values)
+    if pool is None and cidr is None:
+        raise bad("subnets", "a subnetpool must be specified in the absence of a cidr")
+    if pool is not None:
+        if cidr is None and values.get("allocation_pools") is not None:
+            raise bad("subnets", "allocation_pools allowed only for specific subnet requests.".rstrip("."))
+        version = values["ip_version"]
+        if version != pool["ip_version"]:
+            raise bad("subnets", f"Cannot allocate IPv{version} subnet from IPv{pool['ip_version']} subnet pool")
+        cidr = await take_range(work, pool, values["project_id"], cidr, length)
+    await check_affinity(work, values["network_id"], values["ip_version"], pool)
+    return pool, str(cidr)
 
 
 def _check_shape(values: Values, network: Net) -> None:

@@ -113,7 +113,25 @@ SUBNET = (
     fixed("ipv6_ra_mode", nullable(TEXT), v.choice(*MODES), None),
     fixed("ipv6_address_mode", nullable(TEXT), v.choice(*MODES), None),
     shown("router:external", BOOL, sort=False),
-    fixed("subnetpool_id", nullable(UUID), v.choice(None), None, filter=False, sort=False),
+    fixed("subnetpool_id", nullable(UUID), v.optional(v.uuid), None),
+    fixed("prefixlen", INTEGER, v.integer(0), visible=False, filter=False, sort=False),
+    fixed("use_default_subnetpool", BOOL, v.boolean, False, visible=False, filter=False, sort=False),
+    *STANDARD,
+    *TAGGED,
+)
+
+SUBNETPOOL = (
+    shown("id", UUID),
+    Attribute("name", TEXT, optional=False, convert=v.filled),
+    *PROJECT,
+    Attribute("prefixes", array(TEXT), optional=False, convert=v.items(v.cidr), filter=False, sort=False),
+    shown("ip_version", INTEGER, convert=v.integer()),
+    free("default_prefixlen", INTEGER, v.integer(0)),
+    free("min_prefixlen", INTEGER, v.integer(0)),
+    free("max_prefixlen", INTEGER, v.integer(0)),
+    free("default_quota", nullable(INTEGER), v.optional(v.integer(0))),
+    fixed("shared", BOOL, v.boolean, False),
+    free("is_default", BOOL, v.boolean, False),
     *STANDARD,
     *TAGGED,
 )

@@ -42,6 +42,14 @@ def text(limit: int = 255) -> Convert:
     return convert
 
 
+def filled(value: Any) -> str:
+    """A name that is not empty."""
+    name: str = text()(value)
+    if not name.strip():
+        raise ValueError(f"'{value}' Blank strings are not permitted")
+    return name
+
+
 def optional(convert: Convert) -> Convert:
     """The same, or null."""
     return lambda value: None if value is None else convert(value)
