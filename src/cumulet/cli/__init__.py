@@ -62,6 +62,8 @@ COMMANDS: Table = {
     "why": ("cumulet.cli.why:why", "Say why a server got its host, or none."),
     "check": ("cumulet.cli.check:check", "Check every invariant of the cloud; --repair mends what is broken."),
     "openapi": ("cumulet.cli.openapi:openapi", "Print the OpenAPI document of a service."),
+    "backup": ("cumulet.cli.backup:backup", "Write the whole cloud to one file, while it runs."),
+    "restore": ("cumulet.cli.backup:restore", "Make an empty directory the cloud that is in a backup."),
     "chaos": ("cumulet.cli.chaos.command:chaos", "Kill a cloud of its own at random or at every point, and judge it."),
     "env": ("cumulet.cli.env:env", "Print what a shell needs to use this cloud."),
     "image": ("cumulet.cli.image:image", "Bring images into the cloud."),

@@ -8,6 +8,7 @@ anything older is refused as a stale attempt.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -43,8 +44,10 @@ class StaleAttempt(Conflict):
 class Conductor:
     """Serves `compute.conductor`; several may run side by side."""
 
-    def __init__(self, world: World, engine: SagaEngine, host: str, seal: Seal) -> None:
+    def __init__(self, world: World, engine: SagaEngine, host: str, seal: Seal, restored: Path | None = None) -> None:
+        """``restored``: while this file is there the records are older than the hosts, and no unknown guest goes."""
         self.world, self.engine, self._host, self._seal = world, engine, host, seal
+        self._restored = restored
         self._subscription: Subscription | None = None
 
     @property
@@ -194,7 +197,9 @@ class Conductor:
         remove = []
         for server_id in here.keys() - rows.keys():
             row = await self.world.db.first(select(SERVERS).where(SERVERS.c.id == server_id))
-            if row is None or (row["deleted_at"] is not None and row["deleted_at"] < clock.now() - 30):
+            if row is None and self._restored is not None and self._restored.exists():
+                _log.warning("guest of %s on %s is unknown to the restored records and stays", server_id, told.host)
+            elif row is None or (row["deleted_at"] is not None and row["deleted_at"] < clock.now() - 30):
                 remove.append(server_id)
         start = []
         for server_id, row in rows.items():

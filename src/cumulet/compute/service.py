@@ -77,7 +77,7 @@ async def _control(
         placement=PlacementClient(session), bus=parts.bus, settings=config, seal=parts.seal, secrets=parts.secrets,
         outbox=outbox, host=parts.host,
     )  # fmt: skip
-    conductor = Conductor(world, engine, parts.host, parts.seal)
+    conductor = Conductor(world, engine, parts.host, parts.seal, parts.data / "restored")
     built = []
     if "conductor" in roles:
         built.append(Role("conductor", tasks=[conductor, ear, outbox.loop, *loops(compute, conductor)]))

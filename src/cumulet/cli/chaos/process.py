@@ -18,9 +18,9 @@ READY_WITHIN = 60.0
 class CloudProcess:
     """One `cumulet up` with simulated machines."""
 
-    def __init__(self, data: Path, *, halts: bool = False) -> None:
+    def __init__(self, data: Path, *, halts: bool = False, settings: Path | None = None) -> None:
         """``halts``: the process can be made to stand still at chosen points (``kernel.halts``)."""
-        self.data = data
+        self.data, self._settings = data, settings
         self.halts = data.parent / f"{data.name}.halts" if halts else None
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
@@ -52,6 +52,8 @@ class CloudProcess:
             "--name",
             "here",
         ]
+        if self._settings is not None:
+            words += ["--settings", str(self._settings)]
         self.data.mkdir(parents=True, exist_ok=True)
         with open(self.data / "console.log", "ab") as out:  # noqa: ASYNC230 - only the child writes to it
             self._process = await asyncio.create_subprocess_exec(
