@@ -151,7 +151,7 @@ async def _use(site: Site, found: Storm, dice: random.Random, server: str, volum
         reply = await site.attach(item)
         found.count("attach", reply.good)
         if dice.random() < 0.7:
-            await site.user.until(f"/volume/v3/volumes/{volume}", "volume", ["in-use", "available", "gone"], 60)
+            await site.user.until(f"/volume/v3/volumes/{volume}", "volume", ["in-use", "gone"], 30)
             gone = await site.user.ask("DELETE", f"/compute/v2.1/servers/{server}/os-volume_attachments/{volume}")
             found.count("detach", gone.good)
     if dice.random() < 0.5:
