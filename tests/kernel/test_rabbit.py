@@ -89,6 +89,10 @@ async def _served(bus: RabbitBus, method: Method[str, str] = WORK) -> None:
                 await asyncio.sleep(0.05)
 
 
+def _problem(bus: RabbitBus) -> str | None:
+    return bus.problem
+
+
 # ---- failures of the broker and of the network
 
 
@@ -108,9 +112,11 @@ async def test_everything_goes_on_after_the_broker_died(rabbit_alone: Rabbit) ->
             await client.cast(WORK, "lost")
             with pytest.raises(Unavailable, match="can't be reached"):
                 await client.call(WORK, "short", timeout=0.2)
+        assert _problem(client) == "the message broker can't be reached"
         await asyncio.to_thread(rabbit.node.start)
         await asyncio.gather(meanwhile, return_exceptions=True)
         await _served(client)
+        assert _problem(client) is None
         assert receiver.texts.count("first") == 1
         assert "lost" not in receiver.texts
 

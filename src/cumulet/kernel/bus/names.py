@@ -98,6 +98,11 @@ def _one_of(topics: Iterable[str]) -> str:
     return f"^({'|'.join(sorted(re.escape(topic) for topic in topics))})$"
 
 
+_URL = re.compile(
+    r"(?P<scheme>amqps?)://(?P<login>[^/?#]+)@(?P<places>[^/?#@]+)(?:/(?P<vhost>[^/?#]*))?(?:\?(?P<query>[^#]*))?"
+)
+
+
 @dataclass(frozen=True)
 class Address:
     """Where the broker is and as whom we go there; the password never shows."""
@@ -115,18 +120,19 @@ class Address:
 
         ``password`` goes before one in the URL. Raises Invalid, without showing the URL.
         """
-        parts = urlsplit(url)
-        login, at, places = parts.netloc.rpartition("@")
-        user, _, written = login.partition(":")
-        query = parse_qs(parts.query)
-        if parts.scheme not in ("amqp", "amqps") or not at or not user or not places or set(query) - {"cafile"}:
+        parts = _URL.fullmatch(url)
+        query = parse_qs(parts["query"] or "") if parts else {}
+        if parts is None or set(query) - {"cafile"}:
             raise Invalid("The bus is amqp://user@host:port/vhost, or amqps with ?cafile=PATH.")
-        port = 5671 if parts.scheme == "amqps" else 5672
+        user, _, written = parts["login"].partition(":")
+        tls = parts["scheme"] == "amqps"
+        if not user:
+            raise Invalid("The bus names no user: amqp://user@host:port/vhost.")
         return cls(
-            hosts=tuple(_place(place, port) for place in places.split(",")),
+            hosts=tuple(_place(place, 5671 if tls else 5672) for place in parts["places"].split(",")),
             user=unquote(user),
-            vhost=unquote(parts.path[1:]) or "/",
-            tls=parts.scheme == "amqps",
+            vhost=unquote(parts["vhost"] or "") or "/",
+            tls=tls,
             ca_file=query.get("cafile", [None])[0],
             password=password or unquote(written),
         )

@@ -89,6 +89,11 @@ class RabbitBus:
         await self._link.close()
         self._lost()
 
+    @property
+    def problem(self) -> str | None:
+        """Why the bus carries nothing at this moment, if so."""
+        return None if self._link.current is not None else "the message broker can't be reached"
+
     # ---- sending
 
     async def call(self, method: Method[Q, R], request: Q, *, host: str | None = None, timeout: float = 30.0) -> R:
