@@ -205,18 +205,19 @@ def _possible(api: Api, rows: list[Route]) -> list[int]:
 
 def _fault(api: Api, status: int) -> dict[str, Any]:
     """What the service's dialect says for ``status``: asked, not described."""
+    import orjson
+
     from cumulet.kernel.http.api import FaultRequest
 
     version = parse(api.versions.minimum) if api.versions else None
-    asked = FaultRequest("req-0", version, "application/json", "", "/", authenticated=True)
-    _, headers, body = api.dialect.fault(of_status(status, "what is wrong"), asked)
-    kind = next((value for name, value in headers.items() if name.lower() == "content-type"), "application/json")
-    schema: Schema = {"type": "string"}
-    if "json" in kind:
-        import orjson
-
-        schema = _shape(orjson.loads(body))
-    return {"description": HTTPStatus(status).phrase, "content": {kind.partition(";")[0]: {"schema": schema}}}
+    content: dict[str, Any] = {}
+    for accept in ("application/json", "*/*", "text/html", "text/plain"):
+        asked = FaultRequest("req-0", version, accept, "", "/", authenticated=True)
+        _, headers, body = api.dialect.fault(of_status(status, "what is wrong"), asked)
+        kind = next((value for name, value in headers.items() if name.lower() == "content-type"), "application/json")
+        schema: Schema = _shape(orjson.loads(body)) if "json" in kind else {"type": "string"}
+        content[kind.partition(";")[0]] = {"schema": schema}
+    return {"description": HTTPStatus(status).phrase, "content": content}
 
 
 def _shape(example: Any) -> Schema:

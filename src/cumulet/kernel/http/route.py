@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,4 +62,12 @@ def under(prefix: str, routes: Iterable[Route]) -> list[Route]:
     for route in routes:
         method, path = route.at.split(" ", 1)
         rows.append(replace(route, at=f"{method} {prefix}{path}"))
+    return rows
+
+
+def returning(answers: Mapping[str, Schema], routes: Iterable[Route]) -> list[Route]:
+    """The same routes, each with the declared shape of its answer where ``answers`` has one by ``Route.at``."""
+    rows = [replace(route, returns=answers.get(route.at, route.returns)) for route in routes]
+    if unknown := set(answers) - {route.at for route in rows}:
+        raise ValueError(f"no such route: {', '.join(sorted(unknown))}")
     return rows
