@@ -22,6 +22,8 @@ class IdentitySettings(msgspec.Struct, frozen=True):
     """The region of the cloud's own endpoints."""
     page_limit: Positive = 1000
     """The largest page that a list request gets when it asks for pages."""
+    list_limit: Positive | None = None
+    """How much of a list is shown to who asks for no limit; the answer is then marked as truncated."""
     project_tree_depth: Positive = 5
     """How many projects may stand below one another under a domain."""
     hash_memory_kib: Annotated[int, msgspec.Meta(ge=8, le=4_194_304)] = 19_456

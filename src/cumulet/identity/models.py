@@ -10,7 +10,19 @@ a token says.
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 from cumulet.kernel.db import Json, Time
 
@@ -284,6 +296,21 @@ PROTOCOLS = Table(
     Column("mapping_id", String(64), nullable=False),
     Column("remote_id_attribute", String(64), nullable=True),
 )
+
+FEDERATED_USERS = Table(
+    "federated_users",
+    METADATA,
+    Column("idp_id", String(64), primary_key=True),
+    Column("protocol_id", String(64), primary_key=True),
+    Column("unique_id", String(255), primary_key=True),
+    Column("user_id", String(64), ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    ForeignKeyConstraint(
+        ["idp_id", "protocol_id"],
+        ["federation_protocols.idp_id", "federation_protocols.id"],
+        ondelete="CASCADE",
+    ),
+)
+"""Whom a provider calls ``unique_id`` when it tells of him by a protocol."""
 
 MAPPINGS = Table(
     "mappings",

@@ -38,6 +38,19 @@ USER_OPTIONS = record(
 )
 
 
+FEDERATED = array(
+    record(
+        {
+            "idp_id": TEXT,
+            "protocols": array(
+                record({"protocol_id": TEXT, "unique_id": TEXT}, required=("protocol_id", "unique_id")), minItems=1
+            ),
+        },
+        required=("idp_id", "protocols"),
+    )
+)
+
+
 def _bodies(envelope: str, *fields: Field, at_least_one: bool = True) -> tuple[Body, Body]:
     """The bodies that create and update one kind of thing; unknown members are kept as extras."""
     create = Body(envelope, *fields, open=True)
@@ -57,6 +70,7 @@ USER_CREATE, USER_UPDATE = _bodies(
     Field("description", DESCRIPTION, optional=True),
     Field("password", nullable(PASSWORD), optional=True),
     Field("options", USER_OPTIONS, optional=True),
+    Field("federated", FEDERATED, optional=True),
     _enabled(),
 )
 PASSWORD_CHANGE = Body("user", Field("original_password", PASSWORD), Field("password", PASSWORD))
@@ -346,7 +360,8 @@ _PAGE = (
 )
 
 
-def listing(*names: str, flags: tuple[str, ...] = ()) -> Query:
-    """The query of a list that is filtered by ``names`` and by the booleans ``flags``, in pages."""
-    texts = [Param(name, TEXT) for name in names]
+def listing(*names: str, flags: tuple[str, ...] = (), many: tuple[str, ...] = (), **typed: Schema) -> Query:
+    """The query of a list, in pages: filtered by texts, by booleans, more than once by ``many``, and by ``typed``."""
+    texts = [*(Param(name, TEXT) for name in names), *(Param(name, TEXT, many=True) for name in many)]
+    texts += [Param(name, schema) for name, schema in typed.items()]
     return Query(*texts, *(Param(flag, _FLAG, convert=_flag) for flag in flags), *_PAGE)

@@ -63,10 +63,11 @@ def page_of(request: Request, columns: Mapping[str, str] | tuple[str, ...] = ())
             comparator = comparator if exact else comparator.removeprefix("i")
             if comparator in _COMPARATORS:
                 filters.append(Filter(names[name], value, comparator, exact))
-    limit = query.get("limit") or None
+    settings = identity_of(request).settings
+    limit = query.get("limit") or settings.list_limit
     return Page(
         filters=tuple(filters),
-        limit=min(limit, identity_of(request).settings.page_limit) if limit else None,
+        limit=min(limit, settings.page_limit) if limit else None,
         marker=query.get("marker"),
         sort=query.get("sort_key", "id"),
         descending=query.get("sort_dir") == "desc",

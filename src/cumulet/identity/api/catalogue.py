@@ -21,6 +21,7 @@ from cumulet.identity.schemas import (
 from cumulet.kernel.db import Row
 from cumulet.kernel.errors import Invalid
 from cumulet.kernel.http import Request, Route
+from cumulet.kernel.http.fields import one_of
 
 # ---- services
 
@@ -144,7 +145,7 @@ ROUTES = [
     Route(f"DELETE {_SERVICE}", delete_service, policy="identity:delete_service", ok=204),
     Route(
         "GET /endpoints", list_endpoints, policy="identity:list_endpoints",
-        query=listing("service_id", "interface", "region_id"),
+        query=listing("service_id", "region_id", interface=one_of("admin", "internal", "public")),
     ),
     Route("POST /endpoints", create_endpoint, policy="identity:create_endpoint", body=ENDPOINT_CREATE, ok=201),
     Route(f"GET {_ENDPOINT}", show_endpoint, policy="identity:get_endpoint"),

@@ -17,6 +17,7 @@ from cumulet.identity.api.answers import (
     sent,
     target,
 )
+from cumulet.identity.api.users import expiring
 from cumulet.identity.logic import users
 from cumulet.identity.schemas import GROUP_CREATE, GROUP_UPDATE, listing
 from cumulet.kernel.db import Row
@@ -81,7 +82,7 @@ async def delete_group(request: Request) -> None:
 
 
 async def list_members(request: Request) -> dict[str, Any]:
-    page = own_domain(request, page_of(request, ("domain_id", "enabled", "name")))
+    page = expiring(request, own_domain(request, page_of(request, ("domain_id", "enabled", "name"))))
     found = await users.list_users(identity_of(request).database, page, group_id=request.params["group_id"])
     return collection(request, "users", found, views.user)
 
@@ -113,7 +114,7 @@ ROUTES = [
     Route(f"DELETE {_ONE}", delete_group, policy="identity:delete_group", target=deleted_group_target, ok=204),
     Route(
         f"GET {_ONE}/users", list_members, policy="identity:list_users_in_group", target=group_target,
-        query=listing("domain_id", "name", flags=("enabled",)),
+        query=listing("domain_id", "name", flags=("enabled",), many=("password_expires_at",)),
     ),
     Route(f"GET {_MEMBER}", check_member, policy="identity:check_user_in_group", target=group_target, ok=204),
     Route(f"PUT {_MEMBER}", add_member, policy="identity:add_user_to_group", target=group_target, ok=204),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cumulet.identity.api import views
@@ -17,10 +18,11 @@ from cumulet.identity.api.answers import (
     sent,
     target,
 )
-from cumulet.identity.logic import assignments, own_password, projects, users
+from cumulet.identity.logic import assignments, federated_users, moments, own_password, projects, users
+from cumulet.identity.logic.listing import ORDERS, Filter, Page
 from cumulet.identity.schemas import PASSWORD_CHANGE, USER_CREATE, USER_UPDATE, listing
 from cumulet.kernel.db import Row
-from cumulet.kernel.errors import NotFound
+from cumulet.kernel.errors import Invalid, NotFound
 from cumulet.kernel.http import Request, Route
 from cumulet.kernel.policy import Target
 
@@ -46,29 +48,48 @@ async def sent_target(request: Request) -> Target:
 
 
 async def list_users(request: Request) -> dict[str, Any]:
-    page = own_domain(request, page_of(request, _FILTERS))
-    found = await users.list_users(identity_of(request).database, page)
+    page = expiring(request, own_domain(request, page_of(request, _FILTERS)))
+    known = {name: request.query[name] for name in federated_users.FILTERS if name in request.query}
+    found = await users.list_users(identity_of(request).database, page, known=known)
     return collection(request, "users", found, views.user)
 
 
-def _answer(request: Request, row: Row) -> dict[str, Any]:
-    return {"user": member(request, "users", views.user(row))}
+def expiring(request: Request, page: Page) -> Page:
+    """The page, limited to the users whose password ends before or after the asked times (``lt:2026-01-02T…``)."""
+    filters = []
+    for asked in request.query.get("password_expires_at", ()):
+        operator, colon, moment = asked.partition(":")
+        if not colon or operator not in ORDERS:
+            raise Invalid(
+                f"The given operator {operator} is not valid. It must be one of the following: 'eq', 'neq', 'lt',"
+                " 'lte', 'gt', or 'gte'."
+            )
+        filters.append(Filter("password_expires_at", moments.parse(moment), operator))
+    return replace(page, filters=(*page.filters, *filters))
+
+
+async def _answer(request: Request, row: Row) -> dict[str, Any]:
+    shown = views.user(row)
+    if names := await federated_users.names_of(identity_of(request).database, row["id"]):
+        shown["federated"] = names
+    return {"user": member(request, "users", shown)}
 
 
 async def show_user(request: Request) -> dict[str, Any]:
-    return _answer(request, await users.show_user(identity_of(request).database, request.params["user_id"]))
+    return await _answer(request, await users.show_user(identity_of(request).database, request.params["user_id"]))
 
 
 async def create_user(request: Request) -> dict[str, Any]:
     identity = identity_of(request)
-    return _answer(request, await users.create_user(identity.database, identity.passwords, in_domain(request)))
+    row = await users.create_user(identity.database, identity.passwords, in_domain(request))
+    return await _answer(request, row)
 
 
 async def update_user(request: Request) -> dict[str, Any]:
     identity, user_id = identity_of(request), request.params["user_id"]
     require_same_id(request, user_id)
     row = await users.update_user(identity.database, identity.feed, identity.passwords, user_id, request.body)
-    return _answer(request, row)
+    return await _answer(request, row)
 
 
 async def delete_user(request: Request) -> None:
@@ -105,7 +126,10 @@ async def list_projects(request: Request) -> dict[str, Any]:
 
 _LIST = listing("domain_id", "name", flags=("enabled",))
 ROUTES = [
-    Route("GET /users", list_users, policy="identity:list_users", target=scope_target, query=_LIST),
+    Route(
+        "GET /users", list_users, policy="identity:list_users", target=scope_target,
+        query=listing("domain_id", "name", *federated_users.FILTERS, flags=("enabled",), many=("password_expires_at",)),
+    ),
     Route("POST /users", create_user, policy="identity:create_user", target=sent_target, body=USER_CREATE, ok=201),
     Route("GET /users/{user_id}", show_user, policy="identity:get_user", target=user_target),
     Route(

@@ -22,7 +22,7 @@ from cumulet.identity.logic.roles import RoleGraph, show_role
 from cumulet.identity.logic.users import require_domain, show_group, show_user
 from cumulet.identity.models import ASSIGNMENTS, GROUPS, MEMBERSHIPS, PROJECTS, ROLES, USERS
 from cumulet.kernel.db import Database, Row, Transaction
-from cumulet.kernel.errors import Forbidden, NotFound
+from cumulet.kernel.errors import Forbidden, Invalid, NotFound
 
 Reader = Database | Transaction
 
@@ -102,6 +102,11 @@ async def ensure_grant(database: Database, feed: Feed, grant: Grant) -> None:
                 )
         elif grant.target_type == "domain":
             await require_domain(tx, grant.target_id)
+        elif role["domain_id"]:
+            raise Invalid(
+                f"Role {grant.role_id} is a domain-specific role. Unable to use a domain-specific role in a system"
+                " assignment."
+            )
         if await tx.first(select(ASSIGNMENTS.c.role_id).where(_is(grant))) is None:
             await tx.insert(ASSIGNMENTS, _row(grant))
             await feed.changed(tx, **_named(grant))

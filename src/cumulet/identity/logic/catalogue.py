@@ -342,7 +342,7 @@ async def update_region(database: Database, region_id: str, sent: dict[str, Any]
         above = parent
         while above is not None:
             if above == region_id:
-                raise Invalid(f"The specified parent region {parent} would create a circular region hierarchy.")
+                raise Invalid(f"The specified parent region {above} would create a circular region hierarchy.")
             above = (await show_region(tx, above))["parent_region_id"]
         new = {**row, **values, "extra": {**row["extra"], **extra}}
         new["description"] = new["description"] or ""

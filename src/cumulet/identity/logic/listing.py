@@ -7,9 +7,10 @@ go between two pages neither repeat nor hide others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Boolean, FromClause, Select, and_, func, or_, select
 
@@ -17,10 +18,18 @@ from cumulet.identity.errors import missing
 from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.errors import NotFound
 
+ORDERS: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "eq": operator.eq, "neq": operator.ne, "lt": operator.lt, "lte": operator.le, "gt": operator.gt, "gte": operator.ge
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Filter:
-    """One wished value of a column: ``equals``, ``contains``, ``startswith`` or ``endswith``."""
+    """One wished value of a column.
+
+    Texts by ``equals``, ``contains``, ``startswith`` or ``endswith``; quantities
+    also by ``eq``, ``neq``, ``lt``, ``lte``, ``gt`` and ``gte``.
+    """
 
     column: str
     value: Any
@@ -41,6 +50,8 @@ class Page:
 
 def _condition(table: FromClause, wish: Filter) -> Any:
     column: Any = table.c[wish.column]
+    if (compare := ORDERS.get(wish.comparator)) is not None:
+        return compare(column, wish.value)
     if wish.comparator == "equals" and wish.case_sensitive:
         return column.is_(wish.value) if isinstance(column.type, Boolean) else column == wish.value
     value = str(wish.value)

@@ -12,14 +12,19 @@ _MALFORMED = (
 )
 
 
+def parse(sent: str) -> float:
+    """Seconds since the epoch of a time; raises Invalid for what is none."""
+    try:
+        return clock.parse_iso(sent)
+    except ValueError:
+        raise Invalid(f"Timestamp not in expected format. {_MALFORMED}") from None
+
+
 def expiry(sent: str | None) -> float | None:
     """Seconds since the epoch of a time to come; raises Invalid for anything else."""
     if sent is None:
         return None
-    try:
-        moment = clock.parse_iso(sent)
-    except ValueError:
-        raise Invalid(f"Timestamp not in expected format. {_MALFORMED}") from None
+    moment = parse(sent)
     if moment <= clock.now():
         raise Invalid(f"The 'expires_at' must not be before now. {_MALFORMED}")
     return moment

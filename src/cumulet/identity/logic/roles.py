@@ -19,7 +19,7 @@ from cumulet.identity.logic.listing import Page, fetch, one, split
 from cumulet.identity.models import ASSIGNMENTS, IMPLIED_ROLES, MEMBERSHIPS, ROLES
 from cumulet.kernel import ids
 from cumulet.kernel.db import Database, Duplicate, Row, Transaction
-from cumulet.kernel.errors import Forbidden
+from cumulet.kernel.errors import Forbidden, Invalid
 
 Reader = Database | Transaction
 COLUMNS = ("name", "description", "options", "domain_id")
@@ -133,7 +133,8 @@ async def create_role(database: Database, feed: Feed, sent: dict[str, Any]) -> R
     try:
         await database.run(body)
     except Duplicate:
-        raise taken("role", f"Duplicate entry found with name {row['name']}") from None
+        where = f" at domain ID {row['domain_id']}" if row["domain_id"] else ""
+        raise taken("role", f"Duplicate entry found with name {row['name']}{where}") from None
     return row
 
 
@@ -144,7 +145,7 @@ async def update_role(database: Database, feed: Feed, role_id: str, sent: dict[s
         row = await show_role(tx, role_id)
         refuse_immutable(row, "role", "update", values)
         if "domain_id" in values and (values["domain_id"] or "") != row["domain_id"]:
-            raise Forbidden("Update of `domain_id` is not allowed.")
+            raise Invalid("Update of `domain_id` is not allowed.")
         new = {**row, **values, "domain_id": row["domain_id"], "extra": {**row["extra"], **extra}}
         new["options"] = _options(row["options"], values.get("options"))
         await tx.run(ROLES.update().where(ROLES.c.id == role_id).values(new))

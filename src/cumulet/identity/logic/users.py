@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
 
 from cumulet.identity.errors import missing, taken
-from cumulet.identity.logic import compliance, sealed_credentials
+from cumulet.identity.logic import compliance, federated_users, sealed_credentials
 from cumulet.identity.logic.feed import Feed
 from cumulet.identity.logic.listing import Page, fetch, one, split
 from cumulet.identity.logic.passwords import Passwords
@@ -19,14 +20,16 @@ from cumulet.kernel.db import Database, Duplicate, Row, Transaction
 from cumulet.kernel.errors import Invalid, NotFound
 
 Reader = Database | Transaction
-USER = ("name", "domain_id", "enabled", "default_project_id", "password", "options")
+USER = ("name", "domain_id", "enabled", "default_project_id", "password", "options", "federated")
 GROUP = ("name", "domain_id", "description")
 _NO_PASSWORD: dict[str, Any] = {"password_changed_at": None, "password_expires_at": None, "password_own": None}
 
 
-async def list_users(database: Database, page: Page, *, group_id: str | None = None) -> tuple[list[Row], bool]:
-    """The users, or those of one group (which must exist)."""
-    statement = select(USERS)
+async def list_users(
+    database: Database, page: Page, *, group_id: str | None = None, known: Mapping[str, str] | None = None
+) -> tuple[list[Row], bool]:
+    """The users, or those of one group (which must exist), or those that identity providers know (`known_by`)."""
+    statement = federated_users.known_by(select(USERS), known or {})
     if group_id is not None:
         await show_group(database, group_id)
         members = select(MEMBERSHIPS.c.user_id).where(MEMBERSHIPS.c.group_id == group_id)
@@ -61,18 +64,20 @@ async def create_user(database: Database, passwords: Passwords, sent: dict[str, 
     async def body(tx: Transaction) -> None:
         await require_domain(tx, row["domain_id"])
         await _check_default_project(tx, row["default_project_id"])
-        await tx.insert(USERS, row)
+        try:
+            await tx.insert(USERS, row)
+        except Duplicate:
+            raise _taken("user", row["name"], row["domain_id"]) from None
+        await federated_users.rename(tx, row["id"], values.get("federated") or [])
 
-    try:
-        await database.run(body)
-    except Duplicate:
-        raise _taken("user", row["name"], row["domain_id"]) from None
+    await database.run(body)
     return row
 
 
 async def update_user(database: Database, feed: Feed, passwords: Passwords, user_id: str, sent: dict[str, Any]) -> Row:
     """Change a user; a new password or a disabling voids its tokens."""
     values, extra = split(sent, USER)
+    names = values.pop("federated", None) or []
     hashed: str | None = None
     if "password" in values:
         password = values.pop("password")
@@ -97,13 +102,14 @@ async def update_user(database: Database, feed: Feed, passwords: Passwords, user
         sequence = await feed.changed(tx, void=void, user_id=user_id)
         if void:
             new["voided"] = sequence
-        await tx.run(USERS.update().where(USERS.c.id == user_id).values(new))
+        try:
+            await tx.run(USERS.update().where(USERS.c.id == user_id).values(new))
+        except Duplicate:
+            raise _taken("user", values["name"]) from None
+        await federated_users.rename(tx, user_id, names)
         return new
 
-    try:
-        return await database.run(body)
-    except Duplicate:
-        raise _taken("user", values["name"]) from None
+    return await database.run(body)
 
 
 async def revoke_tokens(database: Database, feed: Feed, user_id: str) -> None:
