@@ -9,7 +9,7 @@ runs and nothing is slower.
 The folder holds ``plan`` (JSON: a list of points to hold at; written by the
 controller, read here whenever it changes), ``reached`` and ``held`` (lines
 ``<subject> <point>``, written here). Each point holds the first flow that
-reaches it; the others go on to the next points.
+reaches it; the others go on to the next points. ``*<point>`` holds them all.
 """
 
 from __future__ import annotations
@@ -65,9 +65,14 @@ class Halts:
             return
         name = point if times == 1 else f"{point} (again)"
         self._reached.write(f"{subject} {name}\n")
-        if name not in self._wanted() or name in self._taken:
-            return
-        self._taken[name] = subject
+        wanted = self._wanted()
+        if (everybody := f"*{name}") in wanted:
+            await self._stand(subject, everybody)
+        elif name in wanted and name not in self._taken:
+            self._taken[name] = subject
+            await self._stand(subject, name)
+
+    async def _stand(self, subject: str, name: str) -> None:
         self._held.write(f"{subject} {name}\n")
         while name in self._wanted():  # noqa: ASYNC110 - the controller is another process
             await asyncio.sleep(_LOOK)

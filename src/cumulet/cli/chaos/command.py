@@ -17,7 +17,10 @@ from typing import Any
 
 import click
 
-OPERATIONS = ("create", "delete", "attach", "detach", "associate", "disassociate")
+OPERATIONS = (
+    "create", "delete", "cancel", "attach", "detach", "plug", "unplug", "stop", "make-volume", "drop-volume",
+    "associate", "disassociate",
+)  # fmt: skip
 
 
 @click.command()

@@ -112,6 +112,9 @@ class Scenario:
     act: Callable[[Site, Item], Awaitable[Any]]
     done: Callable[[Site, Item], Awaitable[bool]]
     """Whether the operation is over (asked while nothing is killed)."""
+    gate: str = ""
+    """A point at which all wait until ``then`` was asked, too; only what comes after it is swept."""
+    then: Callable[[Site, Item], Awaitable[Any]] | None = None
 
 
 async def _nothing_yet(site: Site) -> Item:
@@ -152,13 +155,74 @@ async def _delete(site: Site, item: Item) -> Any:
     return await site.user.ask("DELETE", f"/compute/v2.1/servers/{item['server']}")
 
 
+async def _post_named(site: Site, item: Item) -> Any:
+    reply = await site.post_server(item)
+    item["server"] = reply.json["server"]["id"]
+    return reply
+
+
 async def _detach(site: Site, item: Item) -> Any:
     path = f"/compute/v2.1/servers/{item['server']}/os-volume_attachments/{item['volume']}"
     return await site.user.ask("DELETE", path)
 
 
+async def _server(site: Site) -> Item:
+    return {"server": await site.server({})}
+
+
+async def _server_and_nic(site: Site) -> Item:
+    server, port = await asyncio.gather(site.server({}), site.port())
+    item = {"server": server, "port": port}
+    await _plug(site, item)
+    return item
+
+
+async def _server_and_port(site: Site) -> Item:
+    server, port = await asyncio.gather(site.server({}), site.port())
+    return {"server": server, "port": port}
+
+
+async def _plug(site: Site, item: Item) -> Any:
+    body = {"interfaceAttachment": {"port_id": item["port"]}}
+    return await site.user.ask("POST", f"/compute/v2.1/servers/{item['server']}/os-interface", body)
+
+
+async def _unplug(site: Site, item: Item) -> Any:
+    return await site.user.ask("DELETE", f"/compute/v2.1/servers/{item['server']}/os-interface/{item['port']}")
+
+
+async def _stop(site: Site, item: Item) -> Any:
+    return await site.user.ask("POST", f"/compute/v2.1/servers/{item['server']}/action", {"os-stop": None})
+
+
+async def _make_volume(site: Site, item: Item) -> Any:
+    return await site.user.ask("POST", "/volume/v3/volumes", {"volume": {"size": 1}})
+
+
+async def _drop_volume(site: Site, item: Item) -> Any:
+    return await site.user.ask("DELETE", f"/volume/v3/volumes/{item['volume']}")
+
+
+async def _nothing(site: Site) -> Item:
+    return {}
+
+
+async def _one_volume(site: Site) -> Item:
+    return {"volume": await site.volume()}
+
+
+async def _nothing_works(site: Site, item: Item) -> bool:
+    """No saga of any service is left."""
+    paths = ("/compute/v2.1", "/volume/v3", "/network/v2.0")
+    return not any([await site.admin.listed(f"{path}/cumulet/owned?kind=saga", "owned") for path in paths])
+
+
 async def _all_at_rest(site: Site, item: Item) -> bool:
     return all(one["status"] != "BUILD" and one["OS-EXT-STS:task_state"] is None for one in await site.user.servers())
+
+
+async def _all_gone(site: Site, item: Item) -> bool:
+    return all(one["id"] != item["server"] for one in await site.user.servers())
 
 
 async def _volume_is(site: Site, item: Item, status: str) -> bool:
@@ -166,20 +230,21 @@ async def _volume_is(site: Site, item: Item, status: str) -> bool:
     return bool(reply.good and reply.json["volume"]["status"] == status)
 
 
-async def _no_saga(site: Site, item: Item) -> bool:
-    told = await site.admin.listed("/network/v2.0/cumulet/owned?kind=saga", "owned")
-    return not told
-
-
 SCENARIOS = {
     one.name: one
     for one in (
         Scenario("create", _nothing_yet, lambda site, item: site.post_server(item), _all_at_rest),
         Scenario("delete", _whole_server, _delete, _all_at_rest),
+        Scenario("cancel", _nothing_yet, _post_named, _all_gone, "compute.create_server build do: worked", _delete),
         Scenario("attach", _server_and_volume, lambda site, item: site.attach(item),
                  lambda site, item: _volume_is(site, item, "in-use")),
         Scenario("detach", _attached, _detach, lambda site, item: _volume_is(site, item, "available")),
-        Scenario("associate", _server_and_floating, lambda site, item: site.lead(item, item["port"]), _no_saga),
-        Scenario("disassociate", _associated, lambda site, item: site.lead(item, None), _no_saga),
+        Scenario("plug", _server_and_port, _plug, _nothing_works),
+        Scenario("unplug", _server_and_nic, _unplug, _nothing_works),
+        Scenario("stop", _server, _stop, _nothing_works),
+        Scenario("make-volume", _nothing, _make_volume, _nothing_works),
+        Scenario("drop-volume", _one_volume, _drop_volume, _nothing_works),
+        Scenario("associate", _server_and_floating, lambda site, item: site.lead(item, item["port"]), _nothing_works),
+        Scenario("disassociate", _associated, lambda site, item: site.lead(item, None), _nothing_works),
     )
 }  # fmt: skip

@@ -61,9 +61,11 @@ async def sweep(process: CloudProcess, site: Site, scenario: Scenario) -> Swept:
     process.hold([])
     found = Swept(scenario.name, await _discover(process, site, scenario))
     items = await _several(site, scenario, len(found.points))
+    acting = await _begin(process, site, scenario, items)
     already = len(process.lines("held"))
     process.hold(found.points)
-    acting = [asyncio.ensure_future(scenario.act(site, item)) for item in items]
+    if not acting:
+        acting = [asyncio.ensure_future(scenario.act(site, item)) for item in items]
     found.held = await _wait_for_all(process, already, acting)
     await process.kill()
     process.hold([])
@@ -77,11 +79,31 @@ async def sweep(process: CloudProcess, site: Site, scenario: Scenario) -> Swept:
     return found
 
 
+async def _begin(process: CloudProcess, site: Site, scenario: Scenario, items: list[Item]) -> list[asyncio.Future[Any]]:
+    """Bring all operations to the scenario's gate and ask for what comes ``then``; without a gate nothing is begun."""
+    if scenario.then is None:
+        return []
+    already = len(process.lines("held"))
+    process.hold([f"*{scenario.gate}"])
+    await asyncio.gather(*(scenario.act(site, item) for item in items))
+    until = time.monotonic() + 60
+    while len(process.lines("held", already)) < len(items):
+        if time.monotonic() > until:
+            raise RuntimeError(f"not all came to {scenario.gate}")
+        await asyncio.sleep(0.05)
+    for item in items:
+        await scenario.then(site, item)
+    return [asyncio.ensure_future(asyncio.sleep(0)) for _ in items]
+
+
 async def _discover(process: CloudProcess, site: Site, scenario: Scenario) -> list[str]:
     """The points of one undisturbed operation, in the order in which it passes them."""
     item = await scenario.prepare(site)
+    begun = await _begin(process, site, scenario, [item])
     already = len(process.lines("reached"))
-    await scenario.act(site, item)
+    process.hold([])
+    if not begun:
+        await scenario.act(site, item)
     until = time.monotonic() + 30
     while not await scenario.done(site, item):
         if time.monotonic() > until:
@@ -144,7 +166,7 @@ async def _working(site: Site) -> bool:
 
 def _is_explained(server: dict[str, Any]) -> bool:
     failed = server["status"] == "ERROR" and bool((server.get("fault") or {}).get("message"))
-    return server["OS-EXT-STS:task_state"] is None and (server["status"] == "ACTIVE" or failed)
+    return server["OS-EXT-STS:task_state"] is None and (server["status"] in ("ACTIVE", "SHUTOFF") or failed)
 
 
 def _told(server: dict[str, Any]) -> str:
