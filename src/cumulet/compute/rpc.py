@@ -258,6 +258,7 @@ class GuestHeld(msgspec.Struct, frozen=True):
     power_state: int
     disks: list[str] = []
     """Ids of the volumes that are plugged in."""
+    macs: list[str] = []
 
 
 class Holding(msgspec.Struct, frozen=True):

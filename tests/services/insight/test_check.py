@@ -179,6 +179,24 @@ async def _guest_is_there_twice(rig: Rig) -> AsyncIterator[str]:
     del guests["another"]
 
 
+@_breaks("disks-wrong")
+@asynccontextmanager
+async def _disk_is_missing(rig: Rig) -> AsyncIterator[str]:
+    guests, key = _guests(rig)
+    kept, guests[key].disks = guests[key].disks, []
+    yield key
+    guests[key].disks = kept
+
+
+@_breaks("nics-wrong")
+@asynccontextmanager
+async def _nic_is_missing(rig: Rig) -> AsyncIterator[str]:
+    guests, key = _guests(rig)
+    kept, guests[key].nics = guests[key].nics, []
+    yield key
+    guests[key].nics = kept
+
+
 @_breaks("files-stray")
 @asynccontextmanager
 async def _config_drive_is_left(rig: Rig) -> AsyncIterator[str]:

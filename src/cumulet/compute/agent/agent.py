@@ -176,7 +176,8 @@ class ComputeAgent:
         guests = await self._hypervisor(self.tools.hypervisor.guests())
         files = await self.tools.files.run(self._files)
         return rpc.Holding(
-            [rpc.GuestHeld(one.server_id, one.attempt, int(one.power_state), one.disks) for one in guests], files
+            [rpc.GuestHeld(one.server_id, one.attempt, int(one.power_state), one.disks, one.macs) for one in guests],
+            files,
         )
 
     # ---- inside

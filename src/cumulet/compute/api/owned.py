@@ -42,7 +42,13 @@ async def _hosts(compute: Compute) -> list[Row]:
         except Fault as fault:
             return {**told, "answers": False, "reason": fault.message}
         guests = [
-            {"server_id": one.server_id, "attempt": one.attempt, "power_state": one.power_state, "disks": one.disks}
+            {
+                "server_id": one.server_id,
+                "attempt": one.attempt,
+                "power_state": one.power_state,
+                "disks": one.disks,
+                "macs": one.macs,
+            }
             for one in holding.guests
         ]
         return {**told, "guests": guests, "files": holding.files}

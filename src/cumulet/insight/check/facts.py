@@ -70,6 +70,12 @@ class Facts:
         return _by(self.guests, "server_id")
 
     @cached_property
+    def guests_at_rest(self) -> list[tuple[Thing, Thing]]:
+        """(server, its guest on the host that its record names), of servers that nothing works on."""
+        pairs = [(self.at_rest(guest["server_id"]), guest) for guest in self.guests]
+        return [(server, guest) for server, guest in pairs if server is not None and server["host"] == guest["host"]]
+
+    @cached_property
     def hosts(self) -> set[str]:
         """Hosts that answer."""
         return {one["id"] for one in self.of("compute.host") if one["answers"]}

@@ -8,7 +8,8 @@ it by itself, or where a person must look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +112,31 @@ def _guests_twice(facts: Facts) -> Iterator[Thing]:
             hosts = ", ".join(sorted(guest["host"] for guest in facts.guests_of[server_id]))
             if server_id not in facts.busy:
                 yield {"id": server_id, "times": times, "hosts": hosts}
+
+
+def _wrong_disks(facts: Facts) -> Iterator[Thing]:
+    recorded: dict[str, set[str]] = defaultdict(set)
+    for device in facts.of("compute.device"):
+        if device["destination_type"] == "volume" and device["volume_id"]:
+            recorded[device["server_id"]].add(device["volume_id"])
+    for server, guest in facts.guests_at_rest:
+        if server["vm_state"] in WITH_GUEST and set(guest["disks"]) != recorded[server["id"]]:
+            told = {"found": _listed(guest["disks"]), "wanted": _listed(recorded[server["id"]])}
+            yield {"id": server["id"], "host": guest["host"], **told}
+
+
+def _wrong_nics(facts: Facts) -> Iterator[Thing]:
+    bound: dict[str, set[str]] = defaultdict(set)
+    for port in _server_ports(facts):
+        bound[port["device_id"]].add(port["mac_address"].lower())
+    for server, guest in facts.guests_at_rest:
+        if server["vm_state"] in WITH_GUEST and set(guest["macs"]) != bound[server["id"]]:
+            told = {"found": _listed(guest["macs"]), "wanted": _listed(bound[server["id"]])}
+            yield {"id": server["id"], "host": guest["host"], **told}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 # ---- allocations
@@ -320,6 +346,10 @@ RULES = (
          mended_by=_REPORT),
     Rule("files-stray", (_COMPUTE,), _stray_files, "Host {host} has files of {server_id}, which is not there."),
     Rule("guest-twice", (_COMPUTE,), _guests_twice, "Server {id} has {times} guests: on {hosts}."),
+    Rule("disks-wrong", (_COMPUTE,), _wrong_disks,
+         "The guest of server {id} on {host} has these volumes: {found}; its record has: {wanted}."),
+    Rule("nics-wrong", (_COMPUTE, _NETWORK), _wrong_nics,
+         "The guest of server {id} on {host} has NICs {found}; its ports have {wanted}."),
     Rule("allocation-stray", (_PLACEMENT, _COMPUTE), _stray_allocations,
          "Consumer {id} holds resources, and there is no such server.",
          (Call(_PLACEMENT, "DELETE", "/allocations/{id}"),)),

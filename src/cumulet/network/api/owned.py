@@ -39,7 +39,8 @@ async def _ports(net: Network, after: str, limit: int) -> list[Row]:
     """Ports with their addresses; the schema itself sees to it that no address is without its port."""
     p, a = m.PORTS.c, m.ADDRESSES.c
     statement = _some(m.PORTS, "id", "network_id", "project_id", "device_id", "device_owner", "binding_host", "status",
-                      "ours", "created_at")  # fmt: skip
+                      "ours", "created_at",
+                      "mac_address")  # fmt: skip
     found = await net.database.all(statement.where(p.id > after).order_by(p.id).limit(limit))
     held: dict[str, list[str]] = defaultdict(list)
     if found:
