@@ -104,6 +104,10 @@ class Node:
         while _runs(pid):
             time.sleep(0.02)
 
+    def control(self, *arguments: str) -> None:
+        """What an operator does on the broker's machine."""
+        assert self._run([self._program("rabbitmqctl"), *arguments]).wait(60) == 0
+
     def remove(self) -> None:
         """Stop everything and leave no file."""
         self.kill()

@@ -121,6 +121,22 @@ async def test_everything_goes_on_after_the_broker_died(rabbit_alone: Rabbit) ->
         assert "lost" not in receiver.texts
 
 
+async def test_a_broker_short_of_memory_takes_nothing_and_later_goes_on(rabbit_alone: Rabbit) -> None:
+    receiver = Receiver()
+    async with _bus(rabbit_alone) as server, _bus(rabbit_alone) as client:
+        await server.subscribe({WORK: receiver}, component="conductor")
+        await asyncio.to_thread(rabbit_alone.node.control, "set_vm_memory_high_watermark", "0.0000001")
+        try:
+            async with asyncio.timeout(10):
+                with pytest.raises(Unavailable, match="did not answer"):
+                    await client.call(WORK, "late", timeout=0.5)
+                await client.cast(WORK, "lost")
+        finally:
+            await asyncio.to_thread(rabbit_alone.node.control, "set_vm_memory_high_watermark", "0.4")
+        assert await client.call(WORK, "next") == "NEXT"
+        assert "late" not in receiver.texts
+
+
 async def test_a_bus_waits_for_a_broker_that_is_late(rabbit: Rabbit) -> None:
     proxy = Proxy(rabbit.node.amqp)
     async with proxy:

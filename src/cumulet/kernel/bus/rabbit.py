@@ -43,7 +43,8 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
 _POISON_SECONDS = 7 * 24 * 3600
-_CAST_WAIT = 5.0
+_CAST_WAIT = 2.0
+"""Seconds for the broker to take a message that nobody waits for; one that is short of memory takes none."""
 
 
 class RabbitBus:
