@@ -157,6 +157,30 @@ async def test_dhcp_gives_address_routes_mtu_and_names(machine: Machine, driver:
     assert "10.77.0.12" in first("busybox", "nslookup", "host-12.openstacklocal", "10.77.0.2")
 
 
+async def test_a_port_has_dhcp_options_of_its_own(machine: Machine, driver: BridgeNetwork, tmp_path: Path) -> None:
+    options = [
+        ("no-such-option", "x"), ("tftp-server", "10.77.0.9"), ("67", "pxe/linux.0"), ("ntp-server", '"unbalanced'),
+        ("router", ""), ("mtu", "1300"),
+    ]  # fmt: skip
+    plan = network()
+    mine = DhcpHost("port-11", mac(11), "10.77.0.11", "host-11", options)
+    await driver.ensure_network(msgspec.structs.replace(plan, leases=[mine, plan.leases[1]]))
+    first = await guest(machine, driver, port(11), None)
+    second = await guest(machine, driver, port(12), None)
+    found = first.dhcp(tmp_path)
+    assert (found["tftp"], found["bootfile"], found["mtu"]) == ("10.77.0.9", "pxe/linux.0", "1300")
+    assert "router" not in found
+    assert "ntpsrv" not in found  # a line that dnsmasq can't read costs itself only
+    found = second.dhcp(tmp_path)
+    assert not {"tftp", "bootfile"} & set(found)
+    assert (found["router"], found["mtu"]) == ("10.77.0.1", "1450")
+    changed = msgspec.structs.replace(mine, options=[("tftp-server", "10.77.0.8")])
+    await driver.ensure_network(msgspec.structs.replace(plan, leases=[changed, plan.leases[1]]))
+    found = first.dhcp(tmp_path)
+    assert (found["tftp"], found["router"]) == ("10.77.0.8", "10.77.0.1")
+    assert "bootfile" not in found
+
+
 async def test_dhcp_follows_the_plan(machine: Machine, driver: BridgeNetwork, tmp_path: Path) -> None:
     """A new lease is served without a restart; an address may go to somebody else at once; strangers get none."""
     plan = network()
@@ -920,6 +944,10 @@ async def test_the_tap_is_persistent_and_the_guest_users(machine: Machine) -> No
 
 async def test_values_that_are_none_are_refused(machine: Machine, driver: BridgeNetwork) -> None:
     """Whatever a plan holds, nothing but its parsed form reaches a command."""
+
+    def lease(option: tuple[str, str]) -> DhcpHost:
+        return DhcpHost("p", mac(1), "10.77.0.5", "x", [option])
+
     await driver.ensure_network(network())
     rules = [RulePlan("ingress", "IPv4", 6, 1, 2, ["10.0.0.1 } accept; flush ruleset #"])]
     wrong = [
@@ -934,6 +962,8 @@ async def test_values_that_are_none_are_refused(machine: Machine, driver: Bridge
         driver.ensure_port(port(11, rules=[RulePlan("ingress", "IPv4", 6, 1, 70000)])),
         driver.ensure_port(port(11, allowed_pairs=[("10.0.0.0/8", "ff:ff:ff:ff:ff:ff")])),
         driver.ensure_network(network(leases=[DhcpHost("p", mac(1), "10.77.0.5", "x\ndhcp-script=/bin/sh")])),
+        driver.ensure_network(network(leases=[lease(("mtu", "1\ndhcp-script=/bin/sh"))])),
+        driver.ensure_network(network(leases=[lease(("mtu,1,tag:!x", "1"))])),
         driver.ensure_network(network(id="a/b")),
         driver.ensure_router(router(routes=[("10.0.0.0/8", "nowhere")])),
         driver.ensure_router(router(floating=[FloatingPlan("172.24.4.5 }", "10.77.0.11")])),

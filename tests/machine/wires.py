@@ -244,6 +244,7 @@ class Guest(Space):
         self(
             *("busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-t", "3", "-T", "1", "-s", str(script)),
             *("-O", "staticroutes", "-O", "mtu", "-O", "dns", "-O", "domain", "-O", "router"),
+            *("-O", "tftp", "-O", "bootfile", "-O", "ntpsrv"),
         )
         found = dict(line.split("=", 1) for line in lease.read_text().splitlines() if "=" in line)
         self("ip", "address", "replace", f"{found['ip']}/{found['mask']}", "dev", "eth0")

@@ -91,6 +91,7 @@ PORTS = Table(
     Column("device_owner", String(255), nullable=False, index=True),
     Column("port_security_enabled", Boolean, nullable=False),
     Column("allowed_address_pairs", Json, nullable=False),
+    Column("extra_dhcp_opts", Json, nullable=False, server_default="[]"),
     Column("binding_host", String(255), nullable=False, index=True),
     Column("binding_vnic_type", String(64), nullable=False),
     Column("binding_profile", Json, nullable=False),

@@ -12,7 +12,7 @@ from tests.contract.network.conftest import Net, project, refused
 PORT_ID = "11111111-2222-4333-8444-555555555555"
 OWN = {
     "id", "name", "tenant_id", "project_id", "network_id", "admin_state_up", "status", "mac_address", "fixed_ips",
-    "device_id", "device_owner", "security_groups", "allowed_address_pairs", "port_security_enabled",
+    "device_id", "device_owner", "security_groups", "allowed_address_pairs", "extra_dhcp_opts", "port_security_enabled",
     "binding:vnic_type", "ip_allocation", "dns_name", "dns_assignment", "description", "created_at", "updated_at",
     "revision_number", "tags",
 }  # fmt: skip
@@ -267,3 +267,38 @@ async def test_bulk_ports(net: Net) -> None:
     reply = await net.post("/ports", {"ports": rows})
     assert [one["name"] for one in reply.json["ports"]] == [f"p{n}" for n in range(5)]
     assert len({one["fixed_ips"][0]["ip_address"] for one in reply.json["ports"]}) == 5
+
+
+async def test_dhcp_options_of_a_port(net: Net) -> None:
+    network_id, _ = await net.network("10.1.0.0/24")
+    boot: dict[str, object] = {"opt_name": "bootfile-name", "opt_value": "pxe.0"}
+    port = await net.make(
+        "/ports", network_id=network_id, extra_dhcp_opts=[boot, {"opt_name": "router", "opt_value": ""}]
+    )
+    assert port["extra_dhcp_opts"] == [
+        {**boot, "ip_version": 4},
+        {"opt_name": "router", "opt_value": "", "ip_version": 4},
+    ]
+
+    async def put(*options: dict[str, object]) -> list[tuple[str, str, int]]:
+        reply = await net.put(f"/ports/{port['id']}", {"port": {"extra_dhcp_opts": list(options)}})
+        assert reply.status == 200, reply.data
+        kept = reply.json["port"]["extra_dhcp_opts"]
+        return [(one["opt_name"], one["opt_value"], one["ip_version"]) for one in kept]
+
+    six: dict[str, object] = {"opt_name": "bootfile-name", "opt_value": "http://[fd00::1]/x", "ip_version": "6"}
+    told = await put({"opt_name": "router", "opt_value": None}, six, {"opt_name": "42", "opt_value": "10.1.0.9"})
+    assert told == [("bootfile-name", "pxe.0", 4), ("bootfile-name", "http://[fd00::1]/x", 6), ("42", "10.1.0.9", 4)]
+    assert len(await put({"opt_name": "bootfile-name", "opt_value": "other"}, {"opt_name": "42", "opt_value": ""})) == 3
+    assert (await net.make("/ports", network_id=network_id))["extra_dhcp_opts"] == []
+    for wrong in (
+        {"opt_name": "router"},
+        {"opt_name": "a,tag:x", "opt_value": "1"},
+        {"opt_name": "mtu", "opt_value": "1\nuser=root"},
+        {"opt_name": "mtu", "opt_value": "1", "ip_version": 5},
+        {"opt_name": "mtu", "opt_value": "1", "colour": "red"},
+        {"opt_name": "", "opt_value": "1"},
+        "mtu",
+    ):
+        body = {"port": {"network_id": network_id, "extra_dhcp_opts": [wrong]}}
+        refused(await net.post("/ports", body), 400, "HTTPBadRequest")

@@ -96,7 +96,8 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 async def test_a_port_and_what_it_needs(site: Site) -> None:
     network_id, subnet_id = await site.net.network("10.1.0.0/24")
     pairs = [{"ip_address": "10.1.0.20"}]
-    port = await site.port(network_id, allowed_address_pairs=pairs, dns_name="web")
+    boot = [{"opt_name": "tftp-server", "opt_value": "10.1.0.9"}, {"opt_name": "x", "opt_value": "6", "ip_version": 6}]
+    port = await site.port(network_id, allowed_address_pairs=pairs, dns_name="web", extra_dhcp_opts=boot)
     await site.net.eventually(f"/ports/{port['id']}", status="ACTIVE")
     plan = site.plan(port["id"])
     address = port["fixed_ips"][0]["ip_address"]
@@ -114,6 +115,7 @@ async def test_a_port_and_what_it_needs(site: Site) -> None:
     assert network.dhcp_port is not None
     (lease,) = network.leases
     assert (lease.mac, lease.address, lease.hostname) == (port["mac_address"], address, "web")
+    assert lease.options == [("tftp-server", "10.1.0.9")]
     (dhcp,) = (await site.net.get("/ports?device_owner=network:dhcp")).json["ports"]
     assert network.dhcp_port == (dhcp["id"], dhcp["mac_address"], [dhcp["fixed_ips"][0]["ip_address"]])
     await site.net.eventually(f"/ports/{dhcp['id']}", status="ACTIVE")

@@ -18,6 +18,7 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
     ("external-net", "Neutron external network", "2013-01-14T10:00:00-00:00"),
     ("extraroute", "Neutron Extra Route", "2013-02-01T10:00:00-00:00"),
     ("extraroute-atomic", "Atomically add/remove extra routes", "2019-07-10T00:00:00+00:00"),
+    ("extra_dhcp_opt", "Neutron Extra DHCP options", "2013-03-17T12:00:00-00:00"),
     ("filter-validation", "Filter parameters validation", "2018-07-04T10:00:00-00:00"),
     ("fip-port-details", "Floating IP Port Details Extension", "2018-04-09T10:00:00-00:00"),
     ("ip-substring-filtering", "IP address substring filtering", "2017-11-28T09:00:00-00:00"),

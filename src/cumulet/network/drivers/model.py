@@ -30,6 +30,8 @@ class DhcpHost(msgspec.Struct, frozen=True):
     mac: str
     address: str
     hostname: str
+    options: list[tuple[str, str]] = []
+    """(name or number, value) of further DHCP options; an empty value takes out what the subnet says."""
 
 
 class NetworkPlan(msgspec.Struct, frozen=True):

@@ -141,7 +141,7 @@ async def _leases(net: Network, network_ids: list[str]) -> dict[str, list[DhcpHo
     """The leases of the networks that this host serves: every guest port's addresses, wherever it is."""
     p, a, s = m.PORTS.c, m.ADDRESSES.c, m.SUBNETS.c
     statement = (
-        select(p.id, p.network_id, p.mac_address, p.dns_name, a.address)
+        select(p.id, p.network_id, p.mac_address, p.dns_name, p.extra_dhcp_opts, a.address)
         .join(m.ADDRESSES, a.port_id == p.id)
         .join(m.SUBNETS, s.id == a.subnet_id)
         .where(p.network_id.in_(network_ids), p.ours.is_(False), s.enable_dhcp)
@@ -151,7 +151,11 @@ async def _leases(net: Network, network_ids: list[str]) -> dict[str, list[DhcpHo
     if network_ids:
         for row in await _all(net, statement):
             name = host_name(row["dns_name"], row["address"])
-            lease = DhcpHost(port_id=row["id"], mac=row["mac_address"], address=row["address"], hostname=name)
+            version = 6 if ":" in row["address"] else 4
+            options = [
+                (one["opt_name"], one["opt_value"]) for one in row["extra_dhcp_opts"] if one["ip_version"] == version
+            ]
+            lease = DhcpHost(row["id"], row["mac_address"], row["address"], name, options)
             found.setdefault(row["network_id"], []).append(lease)
     return found
 

@@ -26,6 +26,7 @@ from cumulet.network.logic.macs import new_mac
 from cumulet.network.logic.networks import around, network_of, remove_port
 from cumulet.network.logic.subnets import DHCP_OWNER, ROUTER_OWNERS, serve_dhcp
 from cumulet.network.sagas.world import is_server_port
+from cumulet.network.schemas.values import BLANKABLE
 
 UNBOUND, TAP, FAILED = "unbound", "tap", "binding_failed"
 _MAC_TRIES = 16
@@ -79,6 +80,7 @@ def _document(
         "fixed_ips": [{"subnet_id": one["subnet_id"], "ip_address": one["address"]} for one in held],
         "security_groups": sorted(one["security_group_id"] for one in groups),
         "allowed_address_pairs": [{"mac_address": row["mac_address"], **one} for one in row["allowed_address_pairs"]],
+        "extra_dhcp_opts": row["extra_dhcp_opts"],
         "port_security_enabled": row["port_security_enabled"],
         "binding:host_id": row["binding_host"],
         "binding:vnic_type": row["binding_vnic_type"],
@@ -112,6 +114,7 @@ async def create(work: Work, values: Values) -> str:
         "device_owner": values["device_owner"],
         "port_security_enabled": secure,
         "allowed_address_pairs": _pairs(values["allowed_address_pairs"]),
+        "extra_dhcp_opts": merged_options([], values["extra_dhcp_opts"]),
         "binding_host": values["binding:host_id"],
         "binding_vnic_type": values["binding:vnic_type"],
         "binding_profile": values["binding:profile"],
@@ -176,6 +179,19 @@ def _pairs(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in one.items() if value is not None} for one in pairs]
 
 
+def merged_options(have: list[dict[str, Any]], sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A port's DHCP options after a change: those sent replace their namesakes, a null takes one back, the others
+    stay."""
+    kept = {(one["opt_name"], one["ip_version"]): one for one in have}
+    for one in sent:
+        key = (one["opt_name"], one["ip_version"])
+        if one["opt_value"] is None:
+            kept.pop(key, None)
+        elif one["opt_value"] or one["opt_name"] in BLANKABLE:
+            kept[key] = one
+    return list(kept.values())
+
+
 def _wanted(fixed_ips: list[dict[str, str]] | None) -> list[Wanted] | None:
     return None if fixed_ips is None else [Wanted(one.get("subnet_id"), one.get("ip_address")) for one in fixed_ips]
 
@@ -222,6 +238,8 @@ async def update(work: Work, before: Document, values: Values) -> None:
     changes = {name: values[name] for name in _PLAIN if name in values}
     if "allowed_address_pairs" in values:
         changes["allowed_address_pairs"] = _pairs(pairs)
+    if "extra_dhcp_opts" in values:
+        changes["extra_dhcp_opts"] = merged_options(before["extra_dhcp_opts"], values["extra_dhcp_opts"])
     changes["port_security_enabled"] = secure
     changes |= await _mac_change(work, before, values)
     changes |= await _binding_change(work, before, values)

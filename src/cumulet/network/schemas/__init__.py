@@ -150,6 +150,7 @@ PORT = (
     free("device_owner", TEXT, v.sentence, ""),
     free("security_groups", array(UUID), v.items(v.uuid), filter=False, sort=False),
     free("allowed_address_pairs", POOLS, v.items(v.address_pair, 10), list, filter=False, sort=False),
+    free("extra_dhcp_opts", nullable(POOLS), v.dhcp_options, list, filter=False, sort=False),
     free("port_security_enabled", BOOL, v.boolean),
     free("binding:host_id", TEXT, v.sentence, "", inner="binding_host"),
     free("binding:vnic_type", TEXT, v.choice(*VNIC_TYPES), "normal", inner="binding_vnic_type"),

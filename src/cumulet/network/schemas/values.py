@@ -280,3 +280,26 @@ def oneline(value: Any) -> str:
 
 def sentence(value: Any) -> str:
     return "" if value is None else str(text()(value))
+
+
+_OPTION = re.compile(r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")
+_VALUE = re.compile(r"^[\x20-\x7e]{0,255}$")
+BLANKABLE = ("router", "classless-static-route")
+"""DHCP options that an empty value takes out of the answer."""
+
+
+def dhcp_options(value: Any) -> list[dict[str, Any]]:
+    """``[{"opt_name", "opt_value", "ip_version"}, …]``; a null value is for taking the option back."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for one in items(mapping)(value if value is not None else []):
+        name, text_, version = one.get("opt_name"), one.get("opt_value"), integer()(one.get("ip_version", 4))
+        if surplus := sorted(set(one) - {"id", "opt_name", "opt_value", "ip_version"}):
+            raise ValueError(f"Unexpected keys supplied: {', '.join(surplus)}")
+        if not isinstance(name, str) or not _OPTION.match(name):
+            raise ValueError(f"'{name}' is not the name or number of a DHCP option")
+        if "opt_value" not in one or not (text_ is None or (isinstance(text_, str) and _VALUE.match(text_))):
+            raise ValueError(f"'{text_}' is not the value of a DHCP option")
+        if version not in (4, 6):
+            raise ValueError(f"'{version}' is not in [4, 6]")
+        found[name, version] = {"opt_name": name, "opt_value": text_, "ip_version": version}
+    return list(found.values())

@@ -100,6 +100,11 @@ def render(plan: NetworkPlan, directory: Path, domain: str, place: str) -> Files
         address, host = naming.address(lease.address), naming.hostname(lease.hostname)
         shown = f"[{address}]" if address.version == 6 else f"{address}"
         hosts.append(f"{naming.mac_address(lease.mac)},{shown},{host},{_LEASE}")
+        if lease.options:
+            tag = f"port{naming.chain(lease.port_id)}"
+            # not in the host's line: dnsmasq 2.90 ends by a segmentation fault when it reads such a line again
+            settings.append(f"dhcp-mac=set:{tag},{naming.mac_address(lease.mac)}")
+            options += [_option(tag, address.version, *option) for option in lease.options]
         names.append(f"{address} {host}.{domain} {host}")
     return Files(*("\n".join([*lines, ""]) for lines in (settings, hosts, options, names)))
 
@@ -119,6 +124,15 @@ def _options4(subnet: SubnetPlan, tag: str, own: Address, mtu: int) -> list[str]
         f"tag:{tag},option:dns-server,{','.join(map(str, resolvers or [own]))}",
         f"tag:{tag},option:mtu,{mtu}",
     ]
+
+
+def _option(tag: str, version: int, name: str, value: str) -> str:
+    """One option of one port; an empty value keeps what the subnet says out of the answer."""
+    name, value = naming.option_name(name), naming.option_value(value)
+    word = {4: "option:", 6: "option6:"}[version]
+    if name.isdigit() and version == 4:
+        word = ""
+    return f"tag:{tag},{word}{name}" + (f",{value}" if value else "")
 
 
 def _user() -> str:

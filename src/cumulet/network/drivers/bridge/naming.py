@@ -25,6 +25,8 @@ _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _TAP = re.compile(r"tap[0-9A-Za-z_-]{1,12}")
 _HOSTNAME = re.compile(r"[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?")
+_OPTION = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
+_LINE = re.compile(r"[\x20-\x7e]{0,255}")
 _DOMAIN = re.compile(r"[0-9a-z]([0-9a-z.-]{0,250}[0-9a-z])?")
 
 
@@ -111,6 +113,20 @@ def domain(text: str) -> str:
     if not _DOMAIN.fullmatch(lowered := text.lower().rstrip(".")):
         raise _refuse("a domain", text)
     return lowered
+
+
+def option_name(text: str) -> str:
+    """The name or number of a DHCP option."""
+    if not _OPTION.fullmatch(text):
+        raise _refuse("a DHCP option", text)
+    return text
+
+
+def option_value(text: str) -> str:
+    """What a DHCP option says: one line of printable ASCII."""
+    if not _LINE.fullmatch(text):
+        raise _refuse("the value of a DHCP option", text)
+    return text
 
 
 def address(text: str) -> Address:
