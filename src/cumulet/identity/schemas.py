@@ -219,12 +219,15 @@ _GROUP_FILTERS: Schema = {
         "enabled": BOOL,
     },
 }
-ENDPOINT_GROUP_CREATE, ENDPOINT_GROUP_UPDATE = _bodies(
-    "endpoint_group",
-    Field("name", NAME),
-    Field("description", DESCRIPTION, optional=True),
-    Field("filters", _GROUP_FILTERS),
+_ABOUT_GROUP = Field("description", DESCRIPTION, optional=True)
+ENDPOINT_GROUP_CREATE = Body(
+    "endpoint_group", Field("name", NAME), Field("filters", _GROUP_FILTERS), _ABOUT_GROUP, open=True
 )
+# the published client sends null for what it leaves as it is
+ENDPOINT_GROUP_UPDATE = Body(
+    "endpoint_group", Field("name", nullable(NAME)), Field("filters", nullable(_GROUP_FILTERS)), _ABOUT_GROUP,
+    open=True, verb="put", at_least_one=True,
+)  # fmt: skip
 POLICY_CREATE, POLICY_UPDATE = _bodies("policy", Field("blob", TEXT), Field("type", text(0, 255)))
 
 # ---- the configuration of a domain

@@ -173,27 +173,124 @@ COMMANDS = [
 ]
 
 
+async def _commands(url: str, folder: Path, commands: list[str]) -> list[Any]:
+    """What the commands answer as JSON, one after another in one shell; each must end without a complaint."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OS_")} | {
+        "OS_AUTH_URL": f"{url}/identity", "OS_USERNAME": "admin", "OS_PASSWORD": PASSWORD,
+        "OS_PROJECT_NAME": "admin", "OS_USER_DOMAIN_ID": "default", "OS_PROJECT_DOMAIN_ID": "default",
+        "OS_IDENTITY_API_VERSION": "3", "HOME": str(folder),
+    }  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).parent / "openstack",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=environment, cwd=folder,
+    )  # fmt: skip
+    script = "".join(f"{command}{_json(command)}\n" for command in commands) + "quit\n"
+    out, errors = await asyncio.wait_for(process.communicate(script.encode()), 120)
+    complaints = [line for line in errors.decode().splitlines() if line.strip()]
+    assert not complaints, complaints
+    return [json.loads(part) for part in _documents(out.decode())]
+
+
 async def test_the_openstack_command(cloud: TestCloud, tmp_path: Path) -> None:
     """Each command of an operator's first minutes ends well, one after another."""
     (tmp_path / "rules.json").write_text('[{"path": "/v2", "method": "GET", "service": "image"}]')
     async with served(cloud) as url:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("OS_")} | {
-            "OS_AUTH_URL": f"{url}/identity", "OS_USERNAME": "admin", "OS_PASSWORD": PASSWORD,
-            "OS_PROJECT_NAME": "admin", "OS_USER_DOMAIN_ID": "default", "OS_PROJECT_DOMAIN_ID": "default",
-            "OS_IDENTITY_API_VERSION": "3", "HOME": str(tmp_path),
-        }  # fmt: skip
-        process = await asyncio.create_subprocess_exec(
-            Path(sys.executable).parent / "openstack",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env=environment, cwd=tmp_path,
-        )  # fmt: skip
-        script = "".join(f"{command}{_json(command)}\n" for command in COMMANDS) + "quit\n"
-        out, errors = await asyncio.wait_for(process.communicate(script.encode()), 120)
-        complaints = [line for line in errors.decode().splitlines() if line.strip()]
-        assert not complaints, complaints
-        answers = [json.loads(part) for part in _documents(out.decode())]
-        assert [one["name"] for one in answers if isinstance(one, dict) and one.get("name") == "ann"] == ["ann"] * 2
-        assert any(isinstance(one, list) and one and one[0].get("Role") == "member" for one in answers)
+        answers = await _commands(url, tmp_path, COMMANDS)
+    assert [one["name"] for one in answers if isinstance(one, dict) and one.get("name") == "ann"] == ["ann"] * 2
+    assert any(isinstance(one, list) and one and one[0].get("Role") == "member" for one in answers)
+
+
+RULES = '[{"local": [{"user": {"name": "{0}"}}], "remote": [{"type": "UserName"}]}]'
+OPERATORS = [
+    "region create inner --parent-region RegionOne --description d",
+    "region set inner --description e",
+    "region show inner",
+    "region list --parent-region RegionOne",
+    "registered limit create --service compute --default-limit 10 --region RegionOne cores",
+    "registered limit list",
+    "limit create --project demo --service compute --resource-limit 5 --region RegionOne cores",
+    "limit list --resource-name cores",
+    "endpoint group create public filters.json --description d",
+    "endpoint group show public",
+    "endpoint group list",
+    "endpoint group add project public demo",
+    "endpoint group list --project demo",
+    "endpoint group set public --name open",
+    "endpoint group remove project open demo",
+    "endpoint group delete open",
+    "policy create --type application/json policy.json",
+    "policy list --long",
+    "identity provider create acme --enable --remote-id there --description d",
+    "identity provider set acme --remote-id elsewhere",
+    "identity provider show acme",
+    "identity provider list",
+    "mapping create people --rules rules.json",
+    "mapping set people --rules rules.json",
+    "mapping show people",
+    "mapping list",
+    "federation protocol create openid --identity-provider acme --mapping people",
+    "federation protocol set openid --identity-provider acme --mapping people",
+    "federation protocol show openid --identity-provider acme",
+    "federation protocol list --identity-provider acme",
+    "service provider create there --auth-url http://there.example.org/v3 --service-provider-url http://there.example.org",
+    "service provider set there --disable",
+    "service provider show there",
+    "service provider list",
+    "federation project list",
+    "federation protocol delete openid --identity-provider acme",
+    "mapping delete people",
+    "identity provider delete acme",
+    "service provider delete there",
+    "domain create d --description x",
+    "group create crew --domain d",
+    "role create auditor --domain d",
+    "role list --domain d",
+    "role add --group crew --group-domain d --domain d reader",
+    "role add --group crew --group-domain d --domain d --inherited member",
+    "role assignment list --domain d --names",
+    "role remove --group crew --group-domain d --domain d reader",
+    "role add --user demo --system all reader",
+    "role assignment list --system all --names",
+    "role remove --user demo --system all reader",
+    "project set demo --tag t --immutable",
+    "project list --tags t",
+    "project set demo --no-immutable",
+    "region delete inner",
+]
+
+
+async def test_an_operators_commands(cloud: TestCloud, tmp_path: Path) -> None:
+    """Limits, endpoint groups, policies, federation and roles by the command; then those that want ids."""
+    (tmp_path / "filters.json").write_text('{"interface": "public"}')
+    (tmp_path / "policy.json").write_text("{}")
+    (tmp_path / "rules.json").write_text(RULES)
+    async with served(cloud) as url:
+        answers = await _commands(url, tmp_path, OPERATORS)
+        made = [one for one in answers if isinstance(one, dict)]
+        registered = next(one["id"] for one in made if "default_limit" in one)
+        limit = next(one["id"] for one in made if "resource_limit" in one)
+        policy = next(one["id"] for one in made if one.get("type") == "application/json")
+        answers = await _commands(
+            url,
+            tmp_path,
+            [
+                f"limit set {limit} --resource-limit 7",
+                f"limit show {limit}",
+                f"limit delete {limit}",
+                f"registered limit set {registered} --default-limit 20",
+                f"registered limit show {registered}",
+                f"registered limit delete {registered}",
+                f"policy set {policy} --type text/plain",
+                f"policy show {policy}",
+                f"policy delete {policy}",
+                "registered limit list",
+            ],
+        )
+    shown = [one for one in answers if isinstance(one, dict)]
+    assert {one.get("resource_limit") for one in shown} >= {7}
+    assert {one.get("default_limit") for one in shown} >= {20}
+    assert answers[-1] == []
 
 
 def _json(command: str) -> str:

@@ -19,7 +19,7 @@ _GROUPS = "OS-EP-FILTER/endpoint_groups"
 
 
 def _check_filters(request: Request) -> None:
-    if set(request.body.get("filters", ())) - set(endpoint_filters.FILTERS):
+    if set(request.body.get("filters") or ()) - set(endpoint_filters.FILTERS):
         raise expecting(" or ".join(endpoint_filters.FILTERS), "endpoint_group")
 
 

@@ -50,7 +50,9 @@ async def create_group(database: Database, sent: dict[str, Any]) -> Row:
 
 
 async def update_group(database: Database, feed: Feed, group_id: str, sent: dict[str, Any]) -> Row:
-    values: Row = {name: sent[name] for name in ("name", "description", "filters") if name in sent}
+    values: Row = {name: sent[name] for name in ("name", "filters") if sent.get(name) is not None}
+    if "description" in sent:
+        values["description"] = sent["description"]
 
     async def body(tx: Transaction) -> Row:
         row = await show_group(tx, group_id)

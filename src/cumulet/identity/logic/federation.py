@@ -195,7 +195,7 @@ async def show_mapping(reader: Reader, mapping_id: str) -> Row:
 def _mapping(mapping_id: str, sent: dict[str, Any]) -> Row:
     """The row of a mapping that was sent; raises Invalid for rules that mean nothing."""
     version = sent.get("schema_version") or mapping.VERSIONS[0]
-    mapping.check_rules(sent, str(version))
+    mapping.check_rules({**sent, "schema_version": version}, str(version))
     return {"id": mapping_id, "rules": sent["rules"], "schema_version": version}
 
 
