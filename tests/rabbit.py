@@ -193,9 +193,10 @@ def rabbit_node(shared: Path) -> Iterator[Node]:
 
 def _watch(shared: Path) -> None:
     """Wait until nobody uses the node any more, however they ended, and remove it."""
+    node = Node(**json.loads((shared / "rabbit.node").read_text()))
     with open(shared / "rabbit.users", "ab") as users:
         fcntl.flock(users, fcntl.LOCK_EX)
-        Node(**json.loads((shared / "rabbit.node").read_text())).remove()
+        node.remove()
 
 
 @contextmanager
