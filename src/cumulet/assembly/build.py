@@ -39,6 +39,8 @@ from cumulet.kernel.secrets import Seal, SecretFile
 from cumulet.kernel.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
+BUS_WITHIN = 15.0
+"""Seconds that a start waits for the message broker."""
 
 
 @dataclass
@@ -195,6 +197,8 @@ async def build(
                 return AbsentTransport(type_)
         return transports[type_]
 
+    for entry, here in chosen:
+        _load(entry, here)
     bus = halts.around(await _open_bus(config, secrets, host), "rpc", "call", "cast")
     buffer = trace.Buffer()
     trace.use_buffer(buffer)
@@ -258,6 +262,14 @@ async def _add(cloud: Cloud, entry: Entry, roles: frozenset[str], locals_: dict[
         cloud.tasks += role.tasks
 
 
+def _load(entry: Entry, roles: frozenset[str]) -> None:
+    """Import what these roles are made of before the bus is opened: a broker drops a peer that is silent for long."""
+    importlib.import_module(f"cumulet.{entry.package}.service")
+    for role, module in (("api", "api"), ("agent", "agent")):
+        if any(one.endswith(f"-{role}") for one in roles):
+            importlib.import_module(f"cumulet.{entry.package}.{module}")
+
+
 def _add_front(cloud: Cloud) -> None:
     """Forward the paths of the services that run elsewhere."""
     elsewhere = [(entry.type, entry.mount) for entry in SERVICES] + [(METADATA, f"/{METADATA}")]
@@ -298,7 +310,7 @@ async def _open_bus(config: CloudConfig, secrets: SecretFile, host: str) -> Bus:
 
     password = secrets.get("bus") if secrets.known("bus") else ""
     try:
-        return await RabbitBus.connect(config.bus, password=password, name=f"cumulet on {host}", timeout=15.0)
+        return await RabbitBus.connect(config.bus, password=password, name=f"cumulet on {host}", timeout=BUS_WITHIN)
     except Fault as error:
         raise SettingsError(f"[cloud] bus: {error.message}") from None
 

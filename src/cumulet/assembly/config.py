@@ -34,6 +34,8 @@ class CloudConfig(msgspec.Struct, forbid_unknown_fields=True):
     """The file of the cloud's generated secrets, the same on every machine; empty: in the data directory."""
     url: str = ""
     """The front door's URL as clients know it; empty: whatever address a client used."""
+    proxies: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1", "::1"])
+    """Addresses of front doors and load balancers, which are believed about where a client is."""
     region: str = "RegionOne"
     endpoints: dict[str, str | list[str]] = {}
     """catalogue type → URL (with its mount) of a service that runs elsewhere, or several that take turns."""

@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+from cumulet.assembly.config import METADATA
 from cumulet.client.transport import RemoteReply, RemoteTransport
 from cumulet.kernel.errors import Unavailable
 
@@ -46,10 +47,11 @@ class Forward:
         body: bytes | AsyncIterator[bytes] = first.get("body", b"")
         if first.get("more_body"):
             body = _rest(first["body"], receive)
+        headers = _headers(scope)
+        if self._name != METADATA:  # there it is the guest's address, which its host signed
+            headers["x-forwarded-for"] = (scope.get("client") or ("",))[0]
         try:
-            reply = await self._transport.send(
-                scope["method"], _target(scope), _headers(scope), body, timeout=_ANSWER_WITHIN
-            )
+            reply = await self._transport.send(scope["method"], _target(scope), headers, body, timeout=_ANSWER_WITHIN)
         except Unavailable as error:
             _log.warning("%s %s: %s", scope["method"], scope["path"], error.message)
             await _refuse(send, self._name)

@@ -8,6 +8,7 @@ only then it takes no more. See `client.transport`, which is the other side.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,10 +19,13 @@ from cumulet.client.transport import NOT_TAKEN
 
 
 class Gate:
-    """Wraps an ASGI application. ``url`` is the front door's, for links in answers to who came another way."""
+    """Wraps an ASGI application. ``url`` is the front door's, for links in answers to who came another way.
 
-    def __init__(self, app: Any, health: Health, url: str = "") -> None:
-        self._app, self._health = app, health
+    ``proxies`` are the addresses that are believed about where a client is.
+    """
+
+    def __init__(self, app: Any, health: Health, url: str = "", proxies: Iterable[str] = ()) -> None:
+        self._app, self._health, self._proxies = app, health, frozenset(proxies)
         self._address: list[tuple[bytes, bytes]] = []
         if url:
             parts = urlsplit(url)
@@ -41,9 +45,18 @@ class Gate:
                 return
             if self._health.state == DRAINING:
                 send = _closing(send)
+        if (scope.get("client") or ("",))[0] in self._proxies:
+            scope = _from_client(scope)
         if self._address and not any(name == b"x-forwarded-host" for name, _ in scope.get("headers", ())):
             scope = {**scope, "headers": [*scope["headers"], *self._address]}
         await self._app(scope, receive, send)
+
+
+def _from_client(scope: Any) -> Any:
+    """The request as if its client had come by itself: who spoke to the last proxy, as that says."""
+    told = [value for name, value in scope.get("headers", ()) if name == b"x-forwarded-for"]
+    address = told[-1].decode("latin-1").rpartition(",")[2].strip() if told else ""
+    return {**scope, "client": (address, 0)} if address else scope
 
 
 async def _refuse(send: Any) -> None:

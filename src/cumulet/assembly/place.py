@@ -41,6 +41,13 @@ class Place:
         os.set_inheritable(handle, True)
         self._lock = handle
 
+    def release(self) -> None:
+        """Give everything back (the end of the process does so too)."""
+        for handle in (*self._names, *([self._lock] if self._lock is not None else [])):
+            os.close(handle)
+        self._names.clear()
+        self._lock = None
+
     def lock_name(self, name: str) -> None:
         """Be the only process that is ``name`` (an agent of a host) in this directory; raises Taken."""
         folder = self.data / "locks"

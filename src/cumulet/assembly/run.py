@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -110,10 +111,18 @@ def _cloud_id(data: Path, secrets: SecretFile) -> str:
 
 
 async def _serve(wish: Wish, roles: frozenset[str], port: int | None) -> int:
+    listener = listen(wish.host, port) if port is not None else None
+    try:
+        return await _serve_on(listener, wish, roles)
+    finally:
+        if listener is not None:
+            listener.close()
+
+
+async def _serve_on(listener: socket.socket | None, wish: Wish, roles: frozenset[str]) -> int:
     stop = asyncio.Event()
     for told in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(told, stop.set)
-    socket = listen(wish.host, port) if port is not None else None
     options = dict(wish.options)
     endpoints = cloud_config(wish.settings).endpoints
     if METADATA in endpoints:
@@ -125,11 +134,12 @@ async def _serve(wish: Wish, roles: frozenset[str], port: int | None) -> int:
     )
     if (metadata := cloud.parts.options.get("metadata_app")) is not None:
         cloud.front.mount(METADATA, metadata)
-    if socket is not None:
+    if listener is not None:
         scheme = "https" if wish.certificate else "http"
-        cloud.address = f"{scheme}://{shown_host(wish.host)}:{socket.getsockname()[1]}"
-    server = make_server(Gate(cloud.front, cloud.health, cloud.config.url), wish, patience=_PATIENCE)
-    serving = asyncio.create_task(server.serve(sockets=[socket])) if socket is not None else None
+        cloud.address = f"{scheme}://{shown_host(wish.host)}:{listener.getsockname()[1]}"
+    entrance = Gate(cloud.front, cloud.health, cloud.config.url, cloud.config.proxies)
+    server = make_server(entrance, wish, patience=_PATIENCE)
+    serving = asyncio.create_task(server.serve(sockets=[listener])) if listener is not None else None
     stopping = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(_start(wish, cloud))
     try:

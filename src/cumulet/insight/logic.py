@@ -51,6 +51,8 @@ class Insight:
     """Set when the service ends: streams end then."""
     listeners: dict[str, set[asyncio.Event]] = field(default_factory=dict)
     """Who waits for news of a subject."""
+    look: float | None = None
+    """Seconds between looks for events that another process filed; None: there is no other."""
     stored: int = 0
     """Events filed by this process."""
 
@@ -140,6 +142,7 @@ class Insight:
         news = asyncio.Event()
         self.listeners.setdefault(server_id, set()).add(news)
         try:
+            told_at = 0.0
             while not gone.done() and not self.closing.is_set():
                 news.clear()
                 told = await self.flow(server_id, hosts=hosts)
@@ -147,18 +150,20 @@ class Insight:
                 if changed:
                     changed.sort(key=lambda row: row.sequence)
                     after = changed[-1].sequence
-                yield changed
-                await self._wait(news, gone)
+                heartbeat = self.config.heartbeat_seconds
+                if changed or clock.monotonic() - told_at >= heartbeat:
+                    yield changed
+                    told_at = clock.monotonic()
+                await self._wait(news, gone, min(self.look or heartbeat, heartbeat))
         finally:
             self.listeners[server_id].discard(news)
             if not self.listeners[server_id]:
                 del self.listeners[server_id]
 
-    async def _wait(self, news: asyncio.Event, gone: asyncio.Future[None]) -> None:
-        """Until there is news, the listener is gone, the service ends, or a heartbeat is due."""
+    async def _wait(self, news: asyncio.Event, gone: asyncio.Future[None], seconds: float) -> None:
+        """Until there is news, the listener is gone, the service ends, or ``seconds`` are over."""
         timers: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(waiting)
-            for waiting in (news.wait(), self.closing.wait(), clock.sleep(self.config.heartbeat_seconds))
+            asyncio.ensure_future(waiting) for waiting in (news.wait(), self.closing.wait(), clock.sleep(seconds))
         ]
         try:
             await asyncio.wait({*timers, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -20,6 +20,7 @@ from cumulet.kernel.policy import Policy
 from cumulet.kernel.registry import Parts, Role, Runnable, Service
 
 _PURGE_SECONDS = 3600.0
+_LOOK = 1.0
 
 
 class Receiver:
@@ -49,6 +50,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     database = await parts.open_database("insight", METADATA, Path(__file__).parent / "migrations")
     session = ServiceSession(parts.transport, "insight", parts.secrets.get("service:insight"))
     insight = Insight(database, lambda: parts.transport("compute"), session, parts.authenticator, config)
+    insight.look = None if parts.options.get("sole", True) else _LOOK
     api = Api(
         "insight",
         ROUTES,

@@ -60,7 +60,8 @@ class Settings:
         try:
             return msgspec.convert(given, model, strict=False)
         except msgspec.ValidationError as error:
-            raise SettingsError(f"[{name}] {error}".replace("`$.", "`")) from None
+            told, _, place = str(error).partition(" - at `$.")
+            raise SettingsError(f"[{name}] {place.rstrip('`')}: {told}" if place else f"[{name}] {told}") from None
 
     def without(self, section: str, key: str) -> Settings:
         """The same settings without one key, as if neither file nor environment named it."""

@@ -7,6 +7,7 @@ Before each effect `fence` asks the conductor whether this attempt still counts.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,9 @@ from cumulet.kernel.errors import Conflict, Fault, NotFound, Unavailable
 from cumulet.kernel.pools import Pool
 from cumulet.kernel.saga import Failed
 
+_log = logging.getLogger(__name__)
+PAUSES = (0.2, 0.5, 1.0, 2.0)
+"""Seconds before a part whose service or conductor is away is done again; then another host is tried."""
 VOLUME_SECONDS = 600.0
 """How long a volume that is made for the server may take."""
 
@@ -89,7 +93,7 @@ class BuildRun:
         }
         try:
             for part in (self._fetch, self._image, self._networks, self._volumes, self._guest):
-                await part()
+                await _patiently(part)
         except Conflict as error:
             if error.kind == "StaleAttempt":
                 raise
@@ -137,7 +141,7 @@ class BuildRun:
 
     async def _networks(self) -> None:
         """Steps 23 to 25: ports bound to this host, wired by its network agent."""
-        self.step = "network.request"
+        self.step, self.ports = "network.request", []
         await self._fence("networking")
         if not self.data.slots:
             for name in ("network.request", "network.token.validate", "network.ready"):
@@ -160,7 +164,7 @@ class BuildRun:
 
     async def _volumes(self) -> None:
         """Steps 26 to 28: attachments, each of this attempt; volumes made first where that was asked."""
-        self.step = "volume.request"
+        self.step, self.disks = "volume.request", []
         wanted = [device for device in self.data.block_devices if _is_volume(device)]
         if not wanted:
             for name in ("volume.request", "volume.token.validate", "volume.ready"):
@@ -254,6 +258,18 @@ class BuildRun:
 
     def _root_device(self) -> str:
         return "/dev/vda"
+
+
+async def _patiently(part: Callable[[], Awaitable[None]]) -> None:
+    """Do a part of a build; it is an *ensure*, so one process of several that goes away costs no host."""
+    for pause in PAUSES:
+        try:
+            await part()
+            return
+        except Unavailable as error:
+            _log.warning("a build goes on in %g s: %s", pause, error.message)
+            await clock.sleep(pause)
+    await part()
 
 
 def _local_disks(devices: list[BlockDevice]) -> list[LocalDisk]:
