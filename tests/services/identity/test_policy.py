@@ -49,6 +49,7 @@ def _thing(own: bool) -> dict[str, Any]:
             "token": {"user_id": f"u{mark}"},
             "credential": {"user_id": f"u{mark}"},
             "trust": {"trustor_user_id": f"u{mark}", "trustee_user_id": "u3"},
+            "limit": {"project_id": f"p{mark}", "project": {"domain_id": f"d{mark}"}},
         },
     }
 
@@ -57,6 +58,8 @@ TARGETS = {
     "own": _thing(True),
     "foreign": _thing(False),
     "nothing": {"target": {}},
+    "a limit of the own domain": {"target": {"limit": {"project_id": None, "domain": {"id": "d1"}}}},
+    "a limit of a domain": {"target": {"limit": {"project_id": None, "domain": {"id": "d2"}}}},
     "a domain as project": {"target": {"project": {"id": "d1", "domain_id": None}}},
 }
 
