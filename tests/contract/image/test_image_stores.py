@@ -49,8 +49,8 @@ async def make(image: Lone, token: str = DEMO, data: bytes | None = None, **more
     return str(reply.json["id"])
 
 
-async def put(image: Lone, image_id: str, data: bytes = DATA, what: str = "file", **headers: str) -> Any:
-    sent = {"content-type": "application/octet-stream", **headers}
+async def put(image: Lone, image_id: str, data: bytes = DATA, what: str = "file", *, store: str = "") -> Any:
+    sent = {"content-type": "application/octet-stream", **({"x-image-meta-store": store} if store else {})}
     return await image.request("PUT", f"/v2/images/{image_id}/{what}", headers=sent, body=data)
 
 
@@ -86,8 +86,8 @@ async def test_stores_are_told(image: Lone) -> None:
 async def test_an_upload_may_choose_its_store(image: Lone) -> None:
     image_id = await make(image)
     for name in ("none", "web"):
-        assert (await put(image, image_id, **{"x-image-meta-store": name})).status == 400
-    assert (await put(image, image_id, **{"x-image-meta-store": "second"})).status == 204
+        assert (await put(image, image_id, store=name)).status == 400
+    assert (await put(image, image_id, store="second")).status == 204
     document = await show(image, image_id)
     assert document["stores"] == "second"
     (location,) = document["locations"]
@@ -378,8 +378,8 @@ async def test_the_cache(tmp_path: Path) -> None:
         assert cached["queued_images"] == []
         (entry,) = cached["cached_images"]
         assert (entry["image_id"], entry["size"], entry["hits"]) == (image_id, len(DATA), 0)
-        for path in (tmp_path / "cloud/image/store-first").iterdir():
-            path.unlink()  # the cache serves what the store lost
+        for file in (tmp_path / "cloud/image/store-first").iterdir():
+            file.unlink()  # the cache serves what the store lost
         assert (await image.request("GET", f"/v2/images/{image_id}/file")).data == DATA
         hits = (await image.request("GET", "/v2/cache", token=ADMIN)).json["cached_images"][0]["hits"]
         assert hits == 1

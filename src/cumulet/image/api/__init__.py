@@ -6,15 +6,14 @@ Source: the Image API reference (v2).
 
 from __future__ import annotations
 
-from cumulet.image.answers import ANSWERS
 from cumulet.image.api import cache, data, discovery, images, locations, members, metadefs, tasks
 from cumulet.image.schemas import CREATE, LOCATION
 from cumulet.kernel.http.body import Body
-from cumulet.kernel.http.route import Route, returning
+from cumulet.kernel.http.route import Route
 
 _IMAGE = "/v2/images/{image_id}"
 
-ROUTES = returning(ANSWERS, [
+ROUTES = [
     Route("GET /", discovery.versions, public=True, ok=300),
     Route("GET /versions", discovery.versions, public=True),
     Route("GET /v2", discovery.versions, public=True, ok=300),
@@ -65,4 +64,4 @@ ROUTES = returning(ANSWERS, [
     Route("GET /v2/info/stores/detail", discovery.stores_detail, policy="stores_info_detail"),
     Route("GET /v2/info/usage", discovery.usage, policy="default"),
     *metadefs.ROUTES,
-])  # fmt: skip
+]  # fmt: skip

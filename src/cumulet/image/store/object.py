@@ -56,11 +56,12 @@ class ObjectStore:
 
         own = await self._pool.run(_own_id, self._folder)
         try:
-            answer = await obstore.get_async(self._store, _MARK)
-            mark = bytes(await answer.bytes_async()).decode(errors="replace")
-        except FileNotFoundError:
-            await obstore.put_async(self._store, _MARK, own.encode())
-            mark = own
+            try:
+                answer = await obstore.get_async(self._store, _MARK)
+                mark = bytes(await answer.bytes_async()).decode(errors="replace")
+            except FileNotFoundError:
+                await obstore.put_async(self._store, _MARK, own.encode())
+                mark = own
         except Exception as error:
             raise OSError(f"the object store {self._config.id} can't be used: {_words(error)}") from None
         if mark != own:

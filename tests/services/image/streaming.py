@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process of its own that pushes a large image through the service and back, and says how much memory it took.
+
+usage: python -m tests.services.image.streaming FOLDER MIB
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from tests.contract.image.lone import DEMO, lone_service
+
+PIECE = bytes(1024 * 1024)
+
+
+async def push(folder: Path, mib: int) -> int:
+    """Upload, import to a second store and download ``mib`` MiB; returns the peak of this process's memory in MiB."""
+
+    async def data() -> AsyncIterator[bytes]:
+        for _ in range(mib):
+            yield PIECE
+
+    stores = {"image": {"stores": [{"id": "a"}, {"id": "b"}]}}
+    async with lone_service("image", folder, {"image-api"}, mount="/image", settings=stores) as image:
+        body = {"disk_format": "raw", "container_format": "bare"}
+        image_id = (await image.request("POST", "/v2/images", body)).json["id"]
+        path = f"/v2/images/{image_id}"
+        headers = {"content-type": "application/octet-stream", "x-auth-token": DEMO}
+        sent = await image.transport.send("PUT", f"{path}/stage", headers, data(), timeout=3600.0)
+        assert (sent.status, await sent.read()) == (204, b"")
+        told = {"method": {"name": "glance-direct"}, "all_stores": True}
+        assert (await image.request("POST", f"{path}/import", told)).status == 202
+        while (await image.request("GET", path)).json["status"] == "importing":
+            await asyncio.sleep(0.05)
+        reply = await image.transport.send("GET", f"{path}/file", {"x-auth-token": DEMO}, timeout=3600.0)
+        seen = 0
+        async for piece in reply.pieces():
+            seen += len(piece)
+        assert seen == mib * len(PIECE), seen
+        assert (await image.request("DELETE", path)).status == 204
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{asyncio.run(push(Path(sys.argv[1]), int(sys.argv[2])))}\n")
