@@ -31,11 +31,16 @@ OPERATIONS = (
     "--operation", "operations", multiple=True, type=click.Choice(OPERATIONS), help="With --every-point: only these."
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=6, show_default=True, help="Users at work.")
+@click.option(
+    "--database", help="An empty PostgreSQL database (DSN): a spread cloud, of which one process is killed each time."
+)
+@click.option("--bus", help="With --database: a RabbitMQ virtual host of its own (amqp://…).")
 @click.option("--data", type=click.Path(path_type=Path), help="An empty directory.  [default: a temporary one]")
 @click.option("--report", type=click.Path(path_type=Path), help="Write all that was seen to this file, as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print all that was seen as JSON; the progress goes to stderr.")
 def chaos(
-    kills: int, seed: int, every_point: bool, operations: tuple[str, ...], workers: int, data: Path | None,
+    kills: int, seed: int, every_point: bool, operations: tuple[str, ...], workers: int, database: str | None,
+    bus: str | None, data: Path | None,
     report: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Kill a cloud of its own while it works, and check that nothing is lost, left over or stuck.
@@ -45,12 +50,14 @@ def chaos(
     if data is not None and data.exists() and any(data.iterdir()):
         raise click.UsageError(f"{data} is not empty")
     aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    if bool(database) != bool(bus):
+        raise click.UsageError("--database and --bus go together")
     with tempfile.TemporaryDirectory(prefix="cumulet-chaos-") as scratch, aside:
         folder = data or Path(scratch)
         if every_point:
             told, good = asyncio.run(_every_point(folder, operations or OPERATIONS))
         else:
-            told, good = asyncio.run(_storm(folder, kills, seed, workers))
+            told, good = asyncio.run(_storm(folder, kills, seed, workers, database, bus))
         if report is not None:
             report.write_text(json.dumps(told, indent=2, default=str))
     if as_json:
@@ -90,24 +97,30 @@ async def _every_point(folder: Path, operations: tuple[str, ...]) -> tuple[dict[
     return {"operations": [asdict(found) for found in told]}, all(found.good for found in told)
 
 
-async def _storm(folder: Path, kills: int, seed: int, workers: int) -> tuple[dict[str, Any], bool]:
+async def _storm(
+    folder: Path, kills: int, seed: int, workers: int, database: str | None, bus: str | None
+) -> tuple[dict[str, Any], bool]:
     from cumulet.cli.chaos.process import CloudProcess
     from cumulet.cli.chaos.scenarios import Site
+    from cumulet.cli.chaos.spread import SpreadCloud
     from cumulet.cli.chaos.storm import storm
     from cumulet.cli.chaos.user import User
 
-    process = CloudProcess(folder / "cloud")
-    await process.start()
+    spread = SpreadCloud(folder / "spread", database, bus, seed) if database and bus else None
+    process = spread or CloudProcess(folder / "cloud")
     try:
+        await process.start()
         demo, admin = (User(lambda: process.url, process.data, name) for name in ("demo", "admin"))
         async with demo, admin:
             site = Site(demo, admin)
             await site.open()
             found = await storm(process, site, kills, seed, workers)
     finally:
-        await process.kill()
-    frozen = sum(blow.freeze for blow in found.plan)
-    click.echo(f"{len(found.plan) - frozen} kills and {frozen} stops in {found.seconds:.0f} s, seed {seed}")
+        await process.stop()
+    if spread is not None:
+        click.echo(f"killed: {_counts(spread.killed)}")
+    frozen = sum(blow.freeze for blow in found.plan[: found.blows])
+    click.echo(f"{found.blows - frozen} kills and {frozen} stops in {found.seconds:.0f} s, seed {seed}")
     click.echo(f"  asked: {_counts(found.begun)}")
     click.echo(f"  servers ended: {_counts(found.ended)}; afterwards: {_counts(found.swept.outcomes)}")
     if found.restarts:

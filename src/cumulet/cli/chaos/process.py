@@ -35,8 +35,22 @@ class CloudProcess:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> float:
-        """Start (again, on the same port) and wait until it serves; returns how many seconds that took."""
+        """Start unless it runs (again: on the same port), wait until it serves; returns how many seconds that took."""
         begun = time.monotonic()
+        if not self.alive:
+            await self._spawn()
+        assert self._process is not None
+        while not self._is_ready():
+            if self._process.returncode is not None:
+                told = (self.data / "console.log").read_text(errors="replace")
+                raise RuntimeError(f"the cloud did not start: {told[-2000:]}")
+            if time.monotonic() > begun + READY_WITHIN:
+                raise RuntimeError(f"the cloud was not up in {READY_WITHIN:g} s")
+            await asyncio.sleep(0.02)
+        self.starts += 1
+        return time.monotonic() - begun
+
+    async def _spawn(self) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("OS_", "CUMULET_"))}
         if self.halts is not None:
             self.halts.mkdir(parents=True, exist_ok=True)
@@ -60,15 +74,6 @@ class CloudProcess:
                 sys.executable, "-m", "cumulet.cli", *words, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out,
                 env=environment, start_new_session=True,
             )  # fmt: skip
-        while not self._is_ready():
-            if self._process.returncode is not None:
-                told = (self.data / "console.log").read_text(errors="replace")
-                raise RuntimeError(f"the cloud did not start: {told[-2000:]}")
-            if time.monotonic() > begun + READY_WITHIN:
-                raise RuntimeError(f"the cloud was not up in {READY_WITHIN:g} s")
-            await asyncio.sleep(0.02)
-        self.starts += 1
-        return time.monotonic() - begun
 
     def _is_ready(self) -> bool:
         try:

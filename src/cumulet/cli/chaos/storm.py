@@ -17,6 +17,7 @@ from typing import Any
 
 from cumulet.cli.chaos.process import CloudProcess
 from cumulet.cli.chaos.scenarios import Site
+from cumulet.cli.chaos.spread import SpreadCloud
 from cumulet.cli.chaos.sweep import Swept, clear, judge
 
 FROZEN = 16.0
@@ -49,6 +50,8 @@ class Storm:
     """Operations that were asked for, by name; those that were accepted as ``<name> ok``."""
     ended: dict[str, int] = field(default_factory=dict)
     """How servers ended."""
+    blows: int = 0
+    """How much of the plan was carried out."""
     restarts: list[float] = field(default_factory=list)
     """Seconds of each start."""
     broken_promises: list[str] = field(default_factory=list)
@@ -77,7 +80,7 @@ class Storm:
         return good
 
 
-async def storm(process: CloudProcess, site: Site, kills: int, seed: int, workers: int = 6) -> Storm:
+async def storm(process: CloudProcess | SpreadCloud, site: Site, kills: int, seed: int, workers: int = 6) -> Storm:
     """Kill the process ``kills`` times while ``workers`` users work on it. It runs before and after."""
     begun = time.monotonic()
     found = Storm(seed, plan_of(kills, seed))
@@ -94,6 +97,9 @@ async def storm(process: CloudProcess, site: Site, kills: int, seed: int, worker
             else:
                 await process.kill()
                 found.restarts.append(await process.start())
+            found.blows += 1
+    except asyncio.CancelledError:
+        await process.start()  # interrupted: what was done so far is judged
     finally:
         over.set()
         await asyncio.gather(*working, return_exceptions=True)
