@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -92,6 +94,31 @@ async def test_nics_come_and_go(world: World, server: dict[str, Any]) -> None:
     assert (removed.status, removed.data) == (202, b"")
     assert (await demo.delete(f"{path}/11111111-1111-4111-8111-111111111111")).status == 404
     assert (await demo.get(f"{path}/11111111-1111-4111-8111-111111111111")).status == 404
+
+
+async def test_nics_that_come_and_go_at_once_are_all_remembered(world: World) -> None:
+    """What was made for a server goes with it, whatever else was being changed when it came."""
+    server = await world.active(name="busy")
+    demo, path = world.demo, f"/servers/{server['id']}/os-interface"
+    wanted = {"interfaceAttachment": {"net_id": world.network}}
+    first = (await demo.post(path, wanted)).json["interfaceAttachment"]["port_id"]
+    roles = world.cloud.cloud.services["compute"].roles
+    driver: Any = next(role for role in roles if role.name == "compute-agent").tasks[0].tools.hypervisor  # type: ignore[attr-defined]
+    knobs = driver.knobs
+    driver.knobs = msgspec.structs.replace(knobs, latency={**knobs.latency, "attach_nic": 0.6})
+    try:
+        coming = asyncio.create_task(demo.post(path, wanted))
+        await asyncio.sleep(0.3)  # it is being plugged in, and the record does not know it yet
+        assert (await demo.delete(f"{path}/{first}")).status == 202
+        second = (await coming).json["interfaceAttachment"]["port_id"]
+        async with asyncio.timeout(20):
+            while first in [one["port_id"] for one in (await demo.get(path)).json["interfaceAttachments"]]:
+                await asyncio.sleep(0.02)
+    finally:
+        driver.knobs = knobs
+    await demo.gone(server["id"])
+    for port in (first, second):
+        assert (await world.cloud.request("GET", f"/network/v2.0/ports/{port}", token=demo.token)).status == 404
 
 
 @pytest.mark.parametrize(

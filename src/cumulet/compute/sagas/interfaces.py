@@ -7,13 +7,13 @@ from typing import Any
 
 from sqlalchemy import select
 
-from cumulet.compute.models import SERVERS
+from cumulet.compute.models import SAGAS, SERVERS
 from cumulet.compute.rpc import PLUG_PORT, UNPLUG_PORT, PlugPort, UnplugPort
 from cumulet.compute.sagas.params import AttachInterface, DetachInterface
 from cumulet.compute.sagas.world import World, gone_is_fine, set_fault
 from cumulet.compute.vifs import keep_vifs
 from cumulet.kernel.db import Transaction
-from cumulet.kernel.saga import Cancelled, Failed, Run, Saga, Step
+from cumulet.kernel.saga import Cancelled, Failed, Run, Saga, Step, Wait
 
 
 async def plug(run: Run) -> None:
@@ -54,18 +54,29 @@ async def record_slot(run: Run) -> None:
 async def detach(run: Run) -> None:
     world: World = run.world
     params: DetachInterface = run.params
+    await _attach_is_over(world, run.subject, params.port_id)
     row = await world.db.first(select(SERVERS.c.slots).where(SERVERS.c.id == run.subject))
     slots = (row["slots"] if row else None) or []
     ours = any(slot.get("new_port_id") == params.port_id for slot in slots)
     await _release(world, run.subject, params.port_id, delete=ours)
 
     async def record(tx: Transaction) -> None:
-        kept = [slot for slot in slots if params.port_id not in (slot.get("new_port_id"), slot.get("port_id"))]
-        now = await tx.first(select(SERVERS.c.network_cache).where(SERVERS.c.id == run.subject))
+        now = await tx.first(select(SERVERS.c.slots, SERVERS.c.network_cache).where(SERVERS.c.id == run.subject))
+        have = (now["slots"] if now else None) or []  # another NIC may have come meanwhile
+        kept = [slot for slot in have if params.port_id not in (slot.get("new_port_id"), slot.get("port_id"))]
         cache = [vif for vif in (now["network_cache"] if now else None) or [] if vif.get("port_id") != params.port_id]
         await keep_vifs(tx, run.subject, cache, slots=kept)
 
     run.commit(record)
+
+
+async def _attach_is_over(world: World, server_id: str, port_id: str) -> None:
+    """Two sagas never work on one NIC: raises Wait while the port's attach is not over."""
+    same = (SAGAS.c.subject == server_id) & (SAGAS.c.state == "ready") & (SAGAS.c.name == ATTACH_INTERFACE.name)
+    for other in await world.db.all(select(SAGAS.c.params).where(same), point=True):
+        slot = other["params"]["slot"]
+        if port_id in (slot.get("port_id"), slot.get("new_port_id")):
+            raise Wait(0.2)
 
 
 async def _release(world: World, server_id: str, port_id: str, *, delete: bool) -> None:
