@@ -204,6 +204,8 @@ class SagaEngine:
             await self._advance(saga, run, row)
         except LostLease:
             _log.warning("saga %s %s was taken over by another worker", saga.name, saga_id)
+        except Unavailable as error:  # the journal can't be written: whoever gets the lease next goes on
+            _log.warning("saga %s %s stops until its lease is over: %s", saga.name, saga_id, error.message)
         finally:
             heartbeat.cancel()
 
