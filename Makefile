@@ -1,6 +1,6 @@
 # Everything a person or CI does with this project; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-machine demo check test tempest lint types imports clean guest-image bench chaos
+.PHONY: help setup setup-machine demo check test tempest fuzz lint types imports clean guest-image bench chaos
 SHELL := /bin/sh
 BIN := .venv/bin
 
@@ -38,10 +38,14 @@ check: setup lint types imports  ## lint, types, import rules, unit and contract
 test: setup-machine guest-image lint types imports  ## every check, real guests too (CUMULET_TEST_GUESTS=0 leaves those out)
 	@$(BIN)/pytest -n 2 -m "not machine"
 	@$(BIN)/python tools/tempest.py --pinned identity image
+	@$(BIN)/python tools/fuzz.py --examples 2
 	@$(BIN)/pytest -m machine
 
 tempest: setup  ## OpenStack's own test suite: make tempest ARGS='identity image' (ARGS=--help says more)
 	@$(BIN)/python tools/tempest.py $(ARGS)
+
+fuzz: setup  ## requests made from the OpenAPI documents: make fuzz ARGS='identity --examples 60'
+	@$(BIN)/python tools/fuzz.py $(ARGS)
 
 chaos: setup  ## kill a cloud of its own and judge it: make chaos ARGS='--kills 200 --seed 1' (or --every-point)
 	@$(BIN)/cumulet chaos $(ARGS)

@@ -28,11 +28,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-BIN = ROOT / ".venv" / "bin"
+from onecloud import BIN, ROOT, Cloud
+
 TEMPEST = ROOT / ".venv-tempest"
 PINNED = ROOT / "tests" / "tempest" / "passing.txt"
 REQUIRES = "tempest==47.*"
@@ -42,6 +43,30 @@ GROUPS = {
     "scenario": r"tempest\.scenario\.",
     "serial": r"tempest\.serial_tests\.",
 }
+SEVERAL_STORES = ROOT / "tests" / "tempest" / "stores.toml"
+
+
+class Profile(NamedTuple):
+    """Tests that need a cloud of their own kind: what they are, and how it differs from the usual one."""
+
+    pattern: str
+    appended: Path | None = None
+    """A file appended to cloud.toml."""
+    environ: dict[str, str] = {}
+    """Settings by their environment variables."""
+    replaced: dict[str, str] = {}
+    """Lines of tempest.conf."""
+
+
+PROFILES = [
+    Profile(
+        "do_secure_hash_false", SEVERAL_STORES, {"CUMULET_IMAGE_HASH_LOCATIONS": "false"},
+        {"do_secure_hash = true": "do_secure_hash = false"},
+    ),
+    Profile(r"MultiStores|Multistore|StoreWeight|ImportCopyImages", SEVERAL_STORES),
+    Profile(""),
+]  # fmt: skip
+"""A test runs under the first that matches."""
 PASS, FAIL, SKIP = "passed", "failed", "skipped"
 
 
@@ -67,11 +92,16 @@ def main() -> int:
         if asked.list:
             print("\n".join(sorted(tests)))
             return 0
-        with Cloud(run) as cloud, Files(run / "http") as files:
-            write_config(run, cloud, files.url)
-            started = time.monotonic()
-            outcomes = execute(run, tests, asked.concurrency)
-            seconds = time.monotonic() - started
+        outcomes, seconds = {}, 0.0
+        for number, (profile, chosen) in enumerate(by_profile(tests)):
+            with (
+                Cloud(run / f"cloud-{number}", settings(profile), profile.environ) as cloud,
+                Files(run / "http") as files,
+            ):
+                write_config(run, cloud, files.url, profile)
+                started = time.monotonic()
+                outcomes |= execute(run, chosen, asked.concurrency)
+                seconds += time.monotonic() - started
     finally:
         if asked.keep:
             print(f"logs: {run}")
@@ -149,48 +179,41 @@ def plain(test: str) -> str:
     return re.sub(r"\[.*$", "", test)
 
 
-class Cloud:
-    """A fresh simulated cloud, gone at the end."""
+def by_profile(tests: dict[str, str]) -> Iterator[tuple[Profile, dict[str, str]]]:
+    """The profiles that are needed, each with its tests."""
+    rest = dict(tests)
+    for profile in PROFILES:
+        if chosen := {name: rest.pop(name) for name in list(rest) if re.search(profile.pattern, name)}:
+            yield profile, chosen
 
-    def __init__(self, run: Path) -> None:
-        self.data = run / "cloud"
 
-    def __enter__(self) -> Cloud:
-        up = [
-            str(BIN / "cumulet"), "up", "--detach", "--json", "--hypervisor", "simulated", "--data", str(self.data),
-            "--port", "0", "--settings", str(ROOT / "tests" / "tempest" / "cloud.toml"),
-        ]  # fmt: skip
-        told = subprocess.run(up, capture_output=True, text=True)
-        if told.returncode != 0:
-            sys.exit(f"The cloud does not start:\n{told.stdout}{told.stderr}")
-        self.url = json.loads(told.stdout[told.stdout.index("{") :])["url"]
-        self.password = json.loads((self.data / "secrets.json").read_text())["admin_password"]
-        return self
+def settings(profile: Profile) -> str:
+    """The text of the cloud's settings file."""
+    text = (ROOT / "tests" / "tempest" / "cloud.toml").read_text()
+    return text + (profile.appended.read_text() if profile.appended else "")
 
-    def __exit__(self, *_: object) -> None:
-        subprocess.run([str(BIN / "cumulet"), "down", "--data", str(self.data)], capture_output=True, check=False)
 
-    def facts(self) -> dict[str, str]:
-        """What tempest.conf must name: images, flavors, the public network."""
-        import openstack
+def facts(cloud: Cloud) -> dict[str, str]:
+    """What tempest.conf must name: images, flavors, the public network."""
+    import openstack
 
-        os.environ.pop("OS_CLOUD", None)
-        admin = openstack.connect(
-            auth_url=f"{self.url}/identity/v3", username="admin", password=self.password, project_name="admin",
-            user_domain_id="default", project_domain_id="default", region_name="RegionOne",
-            load_yaml_config=False, load_envvars=False,
-        )  # fmt: skip
-        image = next(admin.image.images(name="tiny"))
-        alt = admin.image.create_image(
-            name="tiny-alt", disk_format="raw", container_format="bare", visibility="public", data=b"\0" * 4096
-        )
-        flavors = sorted(admin.compute.flavors(), key=lambda one: (one.ram, one.disk))
-        public = next(admin.network.networks(name="public"))
-        aliases = ",".join(one.alias for one in admin.network.extensions())
-        return {
-            "IMAGE": image.id, "IMAGE_ALT": alt.id, "FLAVOR": flavors[0].id, "FLAVOR_ALT": flavors[1].id,
-            "PUBLIC_NETWORK": public.id, "NETWORK_EXTENSIONS": aliases,
-        }  # fmt: skip
+    os.environ.pop("OS_CLOUD", None)
+    admin = openstack.connect(
+        auth_url=f"{cloud.url}/identity/v3", username="admin", password=cloud.password, project_name="admin",
+        user_domain_id="default", project_domain_id="default", region_name="RegionOne",
+        load_yaml_config=False, load_envvars=False,
+    )  # fmt: skip
+    image = next(admin.image.images(name="tiny"))
+    alt = admin.image.create_image(
+        name="tiny-alt", disk_format="raw", container_format="bare", visibility="public", data=b"\0" * 4096
+    )
+    flavors = sorted(admin.compute.flavors(), key=lambda one: (one.ram, one.disk))
+    public = next(admin.network.networks(name="public"))
+    aliases = ",".join(one.alias for one in admin.network.extensions())
+    return {
+        "IMAGE": image.id, "IMAGE_ALT": alt.id, "FLAVOR": flavors[0].id, "FLAVOR_ALT": flavors[1].id,
+        "PUBLIC_NETWORK": public.id, "NETWORK_EXTENSIONS": aliases,
+    }  # fmt: skip
 
 
 class Files:
@@ -215,12 +238,14 @@ class Files:
         self._server.server_close()
 
 
-def write_config(run: Path, cloud: Cloud, files: str) -> None:
+def write_config(run: Path, cloud: Cloud, files: str, profile: Profile) -> None:
     values = {
         "RUN": str(run), "ADMIN_PASSWORD": cloud.password, "IDENTITY_URL": f"{cloud.url}/identity", "HTTP": files,
-        **cloud.facts(),
+        **facts(cloud),
     }  # fmt: skip
     text = (ROOT / "tests" / "tempest" / "tempest.conf.in").read_text()
+    for line, other in profile.replaced.items():
+        text = text.replace(line, other)
     (run / "tempest.conf").write_text(re.sub(r"@([A-Z_]+)@", lambda found: values[found[1]], text))
 
 

@@ -25,9 +25,10 @@ from cumulet.identity.api import (
     trusts,
     users,
 )
-from cumulet.kernel.http.route import Route, under
+from cumulet.identity.shapes import shapes
+from cumulet.kernel.http.route import Route, returning, under
 
-ROUTES: list[Route] = [
+_ALL = [
     *discovery.ROUTES,
     *under(
         "/v3",
@@ -54,3 +55,4 @@ ROUTES: list[Route] = [
         ],
     ),
 ]
+ROUTES: list[Route] = returning(shapes([route.at for route in _ALL]), _ALL)

@@ -13,6 +13,7 @@ from cumulet.identity.logic.methods import Asked
 from cumulet.identity.logic.receipts import MoreNeeded
 from cumulet.kernel.errors import Fault
 from cumulet.kernel.http import Answer, Request, Route
+from cumulet.kernel.http.fields import TEXT, record
 
 _LONGEST = 16_384
 _FAILED = "Client authentication failed."
@@ -85,8 +86,9 @@ async def wrong_method(request: Request) -> Answer:
 
 
 _PATH = "/OS-OAUTH2/token"
+_FAULT = record({"error": TEXT, "error_description": TEXT}, ("error",))
 ROUTES = [
-    Route(f"POST {_PATH}", token, public=True, raw=True),
+    Route(f"POST {_PATH}", token, public=True, raw=True, faults=_FAULT),
     *(
         Route(f"{verb} {_PATH}", wrong_method, public=True, ok=405)
         for verb in ("GET", "HEAD", "PUT", "PATCH", "DELETE")

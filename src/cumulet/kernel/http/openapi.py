@@ -68,7 +68,8 @@ def _operation(api: Api, rows: list[Route]) -> dict[str, Any]:
         "security": [] if public else [{"token": []}],
         "responses": _responses(api, rows),
     }
-    if doc := (rows[0].handler.__doc__ or "").strip():
+    handler = rows[0].handler
+    if doc := (getattr(handler, "func", handler).__doc__ or "").strip():  # some handlers are partial functions
         operation["summary"] = doc.partition("\n")[0]
     if parameters := list(_parameters(api, rows)):
         operation["parameters"] = parameters
@@ -181,8 +182,14 @@ def _responses(api: Api, rows: list[Route]) -> dict[str, Any]:
             schema = schemas[0] if len(schemas) == 1 else {"anyOf": _distinct(schemas)}
             told["content"] = {"application/json": {"schema": schema}}
         answers[str(status)] = told
+    own = _distinct(row.faults for row in rows if row.faults is not None)
     for status in _possible(api, rows):
         answers[str(status)] = {"$ref": f"#/components/responses/{status}"}
+        if own:
+            told = _fault(api, status)
+            for content in told["content"].values():
+                content["schema"] = {"anyOf": [content["schema"], *own]}
+            answers[str(status)] = told
     return answers
 
 

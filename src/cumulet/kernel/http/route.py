@@ -42,6 +42,8 @@ class Route:
     body_optional: bool = False
     returns: Schema | None = None
     """The declared shape of a successful answer's JSON document; the tests hold every answer to it."""
+    faults: Schema | None = None
+    """The shape of the errors that the handler words itself, where that is not the service's dialect."""
 
     @property
     def method(self) -> str:
