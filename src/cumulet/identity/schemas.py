@@ -269,7 +269,7 @@ SEALED_CREATE = Body(
     "credential",
     raw={
         "type": "object",
-        "properties": {"blob": TEXT, "type": text(0, 255), "user_id": text(0, 255), "project_id": nullable(TEXT)},
+        "properties": {"blob": TEXT, "type": text(), "user_id": text(), "project_id": nullable(text())},
         "required": ["blob", "type", "user_id"],
         "if": {"properties": {"type": {"const": "ec2"}}},
         "then": {"required": ["project_id"]},

@@ -126,6 +126,22 @@ async def test_a_receipt_stands_for_what_was_proved(identity: Identity) -> None:
     assert (await identity.login(passcode(demo), receipt=receipt)).status == 401  # proved with an old password
 
 
+async def test_too_many_wrong_passwords_have_to_wait(identity: Identity) -> None:
+    demo, alt = await identity.id("user", "demo"), await identity.id("user", "alt_demo")
+    for _ in range(20):
+        assert (await identity.login(password(demo, "wrong"))).status == 401
+    for refused in (
+        await identity.login(password(demo)),
+        await identity.ask(
+            None, "POST", f"/users/{demo}/password", {"user": {"original_password": PASSWORD, "password": "x"}}
+        ),
+    ):
+        assert refused.status == 429
+        assert refused.json["error"]["title"] == "Too Many Requests"
+        assert 0 < int(refused.headers["retry-after"]) <= 61
+    assert (await identity.login(password(alt))).status == 201
+
+
 # ---- signed requests
 
 
@@ -213,6 +229,7 @@ async def test_what_is_wrong_with_a_signed_request_is_never_ours(identity: Ident
         ({"credentials": {}}, 401),
         ({"credentials": {"access": "nothing", "signature": "x"}}, 404),
         ({"credentials": {"access": key["access"]}}, 401),
+        ({"credentials": {"access": key["access"], "signature": "x", "host": "//[:7", "params": {}}}, 401),
         ({"credentials": {"access": key["access"], "signature": "x", "host": 7, "params": []}}, 401),
         ({"credentials": {"access": key["access"], "signature": "x", "params": {"SignatureVersion": "9"}}}, 401),
         ({"credentials": _signed(key, old)}, 401),
@@ -221,6 +238,12 @@ async def test_what_is_wrong_with_a_signed_request_is_never_ours(identity: Ident
     ):
         reply = await identity.ask("admin", "POST", "/ec2tokens", body)
         assert reply.status == status, (body, reply.data)
+    # a key without a secret is none: everybody could sign with nothing
+    empty = {"type": "ec2", "blob": '{"access": "bare", "secret": ""}', "user_id": key["user_id"]}
+    made = await identity.ask("demo", "POST", "/credentials", {"credential": empty | {"project_id": key["tenant_id"]}})
+    assert made.status == 201
+    bare = _signed({"access": "bare", "secret": ""}, _request({"access": "bare"}, SignatureVersion="2"))
+    assert (await identity.ask("admin", "POST", "/ec2tokens", {"credentials": bare})).status == 401
     good = {"credentials": _signed(key, _request(key, SignatureVersion="2"))}
     assert (await identity.ask("admin", "POST", "/ec2tokens", good)).status == 200
     assert (await identity.ask("demo", "POST", "/ec2tokens", good)).status == 403

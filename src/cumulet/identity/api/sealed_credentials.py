@@ -172,7 +172,10 @@ async def _signed(request: Request, check: Any) -> Answer:
     if row["type"] != EC2:
         raise NotFound(_EC2_GONE)
     content = ec2_content(row["blob"])
-    check(str(content.get("secret") or ""), signed)
+    secret = content.get("secret")
+    if not isinstance(secret, str) or not secret:
+        raise Unauthorized  # nothing to sign with, so anybody could
+    check(secret, signed)
     check_time(signed, identity.settings.ec2_window)
     token, seen = await identity.authentication.issue_for_key(row["user_id"], row["project_id"] or "", content)
     return Answer(await token_document(request, seen), headers={"X-Subject-Token": token})

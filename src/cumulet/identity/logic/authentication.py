@@ -14,9 +14,9 @@ import msgspec
 from cumulet.identity.config import IdentitySettings
 from cumulet.identity.errors import AuthenticationFailed, expecting
 from cumulet.identity.logic import trusts
-from cumulet.identity.logic.claims import Claims, method_bits, new_audit, pack
+from cumulet.identity.logic.claims import LOGIN, Claims, method_bits, new_audit, pack
 from cumulet.identity.logic.feed import Feed
-from cumulet.identity.logic.methods import LOGIN, Asked, Methods, Proof
+from cumulet.identity.logic.methods import Asked, Methods, Proof
 from cumulet.identity.logic.naming import Naming
 from cumulet.identity.logic.receipts import Receipts, is_enough
 from cumulet.identity.logic.tokens import Seen, Tokens, scoped

@@ -18,6 +18,8 @@ from cumulet.kernel.secrets import SecretFile
 
 METHODS = ("password", "token", "application_credential", "totp", "oauth1", "ec2credential", "mapped")
 """Their order is part of every token: new ones go to the end."""
+LOGIN = ("password", "token", "application_credential", "totp", "oauth1")
+"""The methods that a request for a token may name."""
 PRIMARY = frozenset({"password", "token", "totp", "mapped"})
 """Methods by which a user proves who he is; a token of any other was made with something he handed out."""
 LONGEST = 1024

@@ -27,8 +27,6 @@ from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.errors import Unauthorized
 
 _CREDENTIAL = select(APPLICATION_CREDENTIALS).where(APPLICATION_CREDENTIALS.c.id == bindparam("wanted"))
-LOGIN = ("password", "token", "application_credential", "totp", "oauth1")
-"""The methods that a request for a token may name."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ _MALFORMED = (
 def parse(sent: str) -> float:
     """Seconds since the epoch of a time; raises Invalid for what is none."""
     try:
-        return clock.parse_iso(sent)
-    except ValueError:
+        moment = clock.parse_iso(sent)
+        clock.moment(moment)  # with its offset it may be beyond what a time can say
+    except (ValueError, OverflowError):
         raise Invalid(f"Timestamp not in expected format. {_MALFORMED}") from None
+    return moment
 
 
 def expiry(sent: str | None) -> float | None:

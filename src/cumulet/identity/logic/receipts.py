@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cumulet.identity.logic.claims import METHODS, method_bits, pack, unpack
+from cumulet.identity.logic.claims import LOGIN, METHODS, method_bits, pack, unpack
 from cumulet.identity.logic.keyring import Keyring
 from cumulet.kernel import clock
 from cumulet.kernel.db import Row
@@ -37,7 +37,7 @@ def rules_of(user: Row) -> list[set[str]]:
     options = user["options"]
     if not options.get("multi_factor_auth_enabled", True):
         return []
-    known = (set(rule) & set(METHODS) for rule in options.get("multi_factor_auth_rules") or [])
+    known = (set(rule) & set(LOGIN) for rule in options.get("multi_factor_auth_rules") or [])
     return [rule for rule in known if rule]
 
 

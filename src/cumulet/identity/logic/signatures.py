@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import hmac
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from cumulet.kernel import clock
 from cumulet.kernel.errors import Unauthorized
@@ -31,7 +31,7 @@ def check_ec2(secret: str, sent: dict[str, Any]) -> None:
         raise Unauthorized
     hosts = [host]
     if isinstance(host, str) and ":" in host:
-        hosts.append(urlsplit(f"//{host}").hostname)
+        hosts.append(host.rpartition(":")[0])
     for one in hosts:
         try:
             made = _ec2(secret, {**sent, "host": one})
