@@ -38,7 +38,7 @@ def fake() -> Iterator[clock.FakeClock]:
 @pytest.mark.parametrize(
     ("knobs", "unit"),
     [
-        (Knobs(vcpus=2), "vCPUs"),
+        (Knobs(vcpus=2, cpu_ratio=1.0), "vCPUs"),
         (Knobs(memory_mib=100), "MiB of memory"),
         (Knobs(disk_gib=1), "GiB of disk"),
     ],

@@ -56,6 +56,8 @@ class Knobs(msgspec.Struct, frozen=True):
     """How one simulated host behaves."""
 
     vcpus: int = 64
+    cpu_ratio: float = 4.0
+    """How many guests' vCPUs stand for one of the host's: what placement is told by default."""
     memory_mib: int = 262144
     disk_gib: int = 4096
     latency: dict[str, float] = {}
@@ -294,7 +296,7 @@ class SimulatedHypervisor:
     def _check_capacity(self, plan: GuestPlan) -> None:
         vcpus, memory, disk = self._used(without=plan.server_id)
         asked = (
-            ("vCPUs", vcpus + plan.vcpus, self.knobs.vcpus),
+            ("vCPUs", vcpus + plan.vcpus, int(self.knobs.vcpus * self.knobs.cpu_ratio)),
             ("MiB of memory", memory + plan.memory_mib, self.knobs.memory_mib),
             ("GiB of disk", disk + _disk_gib(plan), self.knobs.disk_gib),
         )
