@@ -40,6 +40,7 @@ class NetworkConfig(msgspec.Struct, forbid_unknown_fields=True):
     quota_floatingip: int = 50
     quota_security_group: int = 10
     quota_security_group_rule: int = 100
+    quota_rbac_policy: int = 10
 
     def quotas(self) -> dict[str, int]:
         """Published resource name → default limit (-1: unlimited)."""

@@ -48,6 +48,19 @@ NETWORKS = Table(
     Column("dns_domain", String(255), nullable=False),
 )
 
+RBAC = Table(
+    "rbac_policies",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("project_id", String(255), nullable=False, index=True),
+    Column("object_type", String(32), nullable=False),
+    Column("object_id", String(36), nullable=False, index=True),
+    Column("action", String(32), nullable=False),
+    Column("target", String(255), nullable=False, index=True),
+    UniqueConstraint("object_id", "action", "target", name="uq_rbac_policies"),
+)
+"""``target`` is a project, or ``*`` for all of them."""
+
 SUBNETPOOLS = Table(
     "subnetpools",
     METADATA,

@@ -235,6 +235,13 @@ RULES = [
     Rule("create_security_group_rule", GROUP_OWNER),
     Rule("get_security_group_rule", "(rule:admin_only) or (role:reader and rule:sg_owner)"),
     Rule("delete_security_group_rule", GROUP_OWNER),
+    # rbac_policy
+    Rule("create_rbac_policy", MEMBER),
+    Rule("create_rbac_policy:target_tenant", f"({ADMIN}) or (not field:rbac_policy:target_tenant=*)"),
+    Rule("update_rbac_policy", MEMBER),
+    Rule("update_rbac_policy:target_tenant", f"({ADMIN}) or (not field:rbac_policy:target_tenant=*)"),
+    Rule("get_rbac_policy", READER),
+    Rule("delete_rbac_policy", MEMBER),
     # agent
     Rule("get_agent", ADMIN),
     Rule("update_agent", ADMIN),

@@ -42,7 +42,7 @@ async def test_quota_refuses(net: Net) -> None:
     path = f"/quotas/{project('demo')}"
     assert (await net.get(path)).json["quota"] == {
         "network": 100, "subnet": 100, "port": 500, "router": 10, "floatingip": 50, "security_group": 10,
-        "security_group_rule": 100, "subnetpool": -1,
+        "security_group_rule": 100, "subnetpool": -1, "rbac_policy": 10,
     }  # fmt: skip
     refused(await net.put(path, {"quota": {"network": 1}}), 403, "PolicyNotAuthorized")
     assert (await net.admin.put(path, {"quota": {"network": 1}})).json["quota"]["network"] == 1

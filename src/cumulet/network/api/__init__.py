@@ -20,6 +20,7 @@ from cumulet.network.logic.groups import GROUP, RULE, ensure_default_of
 from cumulet.network.logic.kinds import Authorize
 from cumulet.network.logic.networks import NETWORK
 from cumulet.network.logic.ports import PORT
+from cumulet.network.logic.rbac import RBAC_POLICY
 from cumulet.network.logic.routers import ROUTER
 from cumulet.network.logic.subnetpools import SUBNETPOOL, change_prefixes
 from cumulet.network.logic.subnets import SUBNET
@@ -45,6 +46,7 @@ RESOURCES = (
     Resource(FLOATINGIP, s.FLOATINGIP, bulk=True),
     Resource(GROUP, s.SECURITY_GROUP, bulk=True, before_list=_ensure_default_group),
     Resource(RULE, s.SECURITY_GROUP_RULE, bulk=True, before_list=_ensure_default_group),
+    Resource(RBAC_POLICY, s.RBAC_POLICY, bulk=True),
     Resource(AGENT, s.AGENT),
 )
 _ROUTER = next(one for one in RESOURCES if one.kind is ROUTER)

@@ -35,6 +35,7 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
     ("quota-check-limit", "Quota engine limit check", "2021-09-08T16:00:00-00:00"),
     ("quota_details", "Quota details management support", "2017-02-10T10:00:00-00:00"),
     ("quotas", "Quota management support", "2012-07-29T10:00:00-00:00"),
+    ("rbac-policies", "RBAC Policies", "2015-06-17T12:15:12-00:00"),
     ("revision-if-match", "If-Match constraints based on revision_number", "2016-12-11T00:00:00-00:00"),
     ("router", "Neutron L3 Router", "2012-07-20T10:00:00-00:00"),
     ("router_availability_zone", "Router Availability Zone", "2015-01-01T10:00:00-00:00"),

@@ -22,7 +22,7 @@ ANSWERS_WITHIN = 10.0
 """Seconds that a host may take to say what it carries."""
 _COUNTED = {
     "network": m.NETWORKS, "subnet": m.SUBNETS, "port": m.PORTS, "router": m.ROUTERS, "floatingip": m.FLOATINGIPS,
-    "security_group": m.GROUPS, "security_group_rule": m.RULES,
+    "security_group": m.GROUPS, "security_group_rule": m.RULES, "subnetpool": m.SUBNETPOOLS, "rbac_policy": m.RBAC,
 }  # fmt: skip
 """Resource of the quota → its table. What belongs to no project counts for none."""
 

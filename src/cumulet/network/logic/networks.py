@@ -5,14 +5,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import or_, select, true
+from sqlalchemy import select, true
 
 from cumulet.kernel import ids
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Duplicate, Row
 from cumulet.network import models as m
 from cumulet.network.errors import in_use, invalid, missing
-from cumulet.network.logic import Document, Network, Reader, Values, Work, by_key, chosen, standard_document, tags_of
+from cumulet.network.logic import (
+    Document,
+    Network,
+    Reader,
+    Values,
+    Work,
+    by_key,
+    chosen,
+    rbac,
+    standard_document,
+    tags_of,
+)
 from cumulet.network.logic.kinds import Kind, change, first, not_found
 
 VXLAN, FLAT = "vxlan", "flat"
@@ -37,7 +48,7 @@ async def documents(net: Network, reader: Reader, rows: list[Row]) -> list[Docum
     }
     tags = await tags_of(reader, rows)
     found = []
-    for row in rows:
+    for row in await rbac.as_seen(reader, rows):
         document = standard_document(row, tags)
         document |= {
             "admin_state_up": row["admin_state_up"],
@@ -84,6 +95,9 @@ async def create(work: Work, values: Values) -> str:
     if row["is_default"]:
         await _only_default(work, row["id"], external=row["external"])
     await _insert(work, row, kind, segmentation)
+    for action, holds in ((rbac.SHARED, row["shared"]), (rbac.EXTERNAL, row["external"])):
+        if holds:
+            await rbac.open_to_all(work, row["id"], row["project_id"], action)
     return str(row["id"])
 
 
@@ -193,12 +207,20 @@ async def update(work: Work, before: Document, values: Values) -> None:
         rows = await work.tx.all(select(s.ip_version).where(s.network_id == key).distinct())
         check_mtu(key, plain["mtu"], {row["ip_version"] for row in rows})
     await change(work, m.NETWORKS, key, **plain)
+    for action, column in rbac.COLUMNS.items():
+        if plain.get(column) is True:
+            await rbac.open_to_all(work, key, before["project_id"], action)
+        elif plain.get(column) is False:
+            await rbac.close(work, key, action, rbac.EVERYBODY if action == rbac.SHARED else None)
     await work.touch_network(key)
 
 
 async def _refuse_foreign_ports(work: Work, before: Document) -> None:
-    p = m.PORTS.c
-    others = select(p.id).where(p.network_id == before["id"], p.project_id != before["project_id"], p.project_id != "")
+    p, r = m.PORTS.c, m.RBAC.c
+    named = select(r.target).where(r.object_id == before["id"], r.action == rbac.SHARED, r.target != rbac.EVERYBODY)
+    others = select(p.id).where(
+        p.network_id == before["id"], p.project_id.not_in([before["project_id"], ""]), p.project_id.not_in(named)
+    )
     if await work.tx.all(others.limit(1)):
         raise in_use(
             "InvalidSharedSetting",
@@ -237,6 +259,7 @@ async def delete(work: Work, before: Document) -> None:
     for project_id, own in by_key(subnets, "project_id").items():
         await work.net.quota.give(work.tx, project_id, {"subnet": len(own)})
     await work.net.quota.give(work.tx, before["project_id"], {"network": 1})
+    await rbac.close(work, key)
     await work.tx.run(m.DUTIES.delete().where(m.DUTIES.c.object_id == key))
     await work.tx.run(m.NETWORKS.delete().where(m.NETWORKS.c.id == key))
 
@@ -265,10 +288,11 @@ async def network_of(work: Work, network_id: str) -> Row:
     n = m.NETWORKS
     row = await first(work.tx, n, network_id, NETWORK.missing)
     caller = work.caller
-    visible = row["shared"] or row["external"] or row["project_id"] == caller.project_id
-    if not (visible or caller.is_admin or "service" in caller.roles):
-        raise missing("NetworkNotFound", f"Network {network_id} could not be found.")
-    return row
+    if not (row["project_id"] == caller.project_id or caller.is_admin or "service" in caller.roles):
+        ways = rbac.seen_by(caller.project_id).where(m.RBAC.c.object_id == network_id)
+        if not await work.tx.all(ways):
+            raise missing("NetworkNotFound", f"Network {network_id} could not be found.")
+    return (await rbac.as_seen(work.tx, [row]))[0]
 
 
 def around(network: Row) -> Values:
@@ -282,7 +306,7 @@ def around(network: Row) -> Values:
 
 
 def _also_visible(caller: Context) -> Any:
-    return or_(m.NETWORKS.c.shared == true(), m.NETWORKS.c.external == true())
+    return m.NETWORKS.c.id.in_(rbac.seen_by(caller.project_id))
 
 
 NETWORK = Kind(

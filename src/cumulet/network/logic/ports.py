@@ -24,6 +24,7 @@ from cumulet.network.logic.groups import ensure_default, group_of
 from cumulet.network.logic.kinds import Kind, change, not_found
 from cumulet.network.logic.macs import new_mac
 from cumulet.network.logic.networks import around, network_of, remove_port
+from cumulet.network.logic.rbac import as_seen
 from cumulet.network.logic.subnets import DHCP_OWNER, ROUTER_OWNERS, serve_dhcp
 from cumulet.network.sagas.world import is_server_port
 from cumulet.network.schemas.values import BLANKABLE
@@ -44,7 +45,7 @@ async def documents(net: Network, reader: Reader, rows: list[Row]) -> list[Docum
     )
     groups = by_key(await reader.all(select(pg.port_id, pg.security_group_id).where(pg.port_id.in_(ids))), "port_id")
     statement = select(n.id, n.project_id, n.shared, n.external).where(n.id.in_({row["network_id"] for row in rows}))
-    networks = {row["id"]: row for row in await reader.all(statement)}
+    networks = {row["id"]: row for row in await as_seen(reader, await reader.all(statement))}
     tags, domain = await tags_of(reader, rows), net.config.dns_domain
     return [
         _document(row, held.get(row["id"], []), groups.get(row["id"], []), networks[row["network_id"]], tags, domain)

@@ -11,7 +11,7 @@ import ipaddress
 import itertools
 from typing import Any
 
-from sqlalchemy import or_, select, true
+from sqlalchemy import or_, select
 
 from cumulet.kernel import ids
 from cumulet.kernel.context import Context
@@ -34,6 +34,7 @@ from cumulet.network.logic.addresses import (
 from cumulet.network.logic.kinds import Kind, change, not_found
 from cumulet.network.logic.macs import new_mac
 from cumulet.network.logic.networks import around, check_mtu, network_of, remove_port
+from cumulet.network.logic.rbac import as_seen, seen_by
 from cumulet.network.logic.subnetpools import check_affinity, pool_for
 from cumulet.network.logic.subnetpools import take as take_range
 from cumulet.network.schemas.values import boolean
@@ -48,7 +49,7 @@ async def documents(net: Network, reader: Reader, rows: list[Row]) -> list[Docum
     statement = select(n.c.id, n.c.project_id, n.c.shared, n.c.external).where(
         n.c.id.in_({row["network_id"] for row in rows})
     )
-    networks = {row["id"]: row for row in await reader.all(statement)}
+    networks = {row["id"]: row for row in await as_seen(reader, await reader.all(statement))}
     tags = await tags_of(reader, rows)
     return [
         standard_document(row, tags)
@@ -401,8 +402,8 @@ async def _new_dhcp_port(work: Work, network_id: str) -> Row:
 
 def _also_visible(caller: Context) -> Any:
     n = m.NETWORKS.c
-    seen = select(n.id).where(or_(n.shared == true(), n.external == true(), n.project_id == (caller.project_id or "")))
-    return m.SUBNETS.c.network_id.in_(seen)
+    own = select(n.id).where(n.project_id == (caller.project_id or ""))
+    return or_(m.SUBNETS.c.network_id.in_(own), m.SUBNETS.c.network_id.in_(seen_by(caller.project_id)))
 
 
 def _by_external(given: list[str]) -> Any:

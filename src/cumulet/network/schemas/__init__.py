@@ -216,6 +216,15 @@ SECURITY_GROUP_RULE = (
     *STANDARD[1:],
 )
 
+RBAC_POLICY = (
+    shown("id", UUID),
+    *PROJECT,
+    fixed("object_type", TEXT, v.rbac_type, need=True),
+    fixed("object_id", UUID, v.uuid, need=True),
+    fixed("action", TEXT, v.sentence, need=True),
+    Attribute("target_tenant", TEXT, optional=False, inner="target", convert=v.target_project),
+)
+
 AGENT = (
     shown("id", UUID),
     shown("agent_type"),

@@ -303,3 +303,21 @@ def dhcp_options(value: Any) -> list[dict[str, Any]]:
             raise ValueError(f"'{version}' is not in [4, 6]")
         found[name, version] = {"opt_name": name, "opt_value": text_, "ip_version": version}
     return list(found.values())
+
+
+def rbac_type(value: Any) -> str:
+    """What an RBAC policy may be about."""
+    kind = str(value).strip().lower()
+    if kind != "network":
+        raise ValueError(f"'{value}' is not a valid RBAC object type")
+    return kind
+
+
+_PROJECT_ID = re.compile(r"^[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}$")
+
+
+def target_project(value: Any) -> str:
+    """The project that an RBAC policy is for, or ``*``."""
+    if value != "*" and not (isinstance(value, str) and _PROJECT_ID.match(value)):
+        raise ValueError(f"'{value}' is not a valid target project ID; expected a UUID or '*'")
+    return str(value)
