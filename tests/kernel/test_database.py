@@ -15,6 +15,7 @@ from cumulet.kernel.db import Database, Duplicate, Json, Time, Transaction, outs
 from cumulet.kernel.db.postgres import PostgresDatabase
 from cumulet.kernel.db.schema import SchemaTooNew, ensure_schema
 from cumulet.kernel.db.sqlite import SqliteDatabase
+from cumulet.kernel.errors import Invalid
 
 METADATA = MetaData()
 THINGS = Table(
@@ -60,6 +61,28 @@ async def test_values_come_back_as_they_went_in(database: Database) -> None:
     await _add(database, "b")
     row = await database.first(select(THINGS).where(THINGS.c.id == "b"))
     assert row == {"id": "b", "count": 0, "document": None, "flag": None, "at": None}
+
+
+@pytest.mark.parametrize(
+    "values", [{"id": "a\0b"}, {"id": "x" * 37}, {"id": "c", "count": 2**31}, {"id": "d", "count": 2**65}], ids=repr
+)
+async def test_what_no_column_holds_is_the_requests_mistake(database: Database, values: dict[str, Any]) -> None:
+    if database.dialect == "postgresql":
+        with pytest.raises(Invalid):
+            await _add(database, **values)
+    elif values.get("count", 0) < 2**63:
+        await _add(database, **values)  # the other database holds it
+    await _add(database, "after")
+    assert await database.all(select(THINGS.c.id).where(THINGS.c.id == "after")) == [{"id": "after"}]
+
+
+async def test_nothing_is_found_by_what_no_column_holds(database: Database) -> None:
+    wanted = select(THINGS.c.id).where(THINGS.c.id == "a\0b")
+    if database.dialect == "postgresql":
+        with pytest.raises(Invalid):
+            await database.first(wanted)
+    else:
+        assert await database.first(wanted) is None
 
 
 async def test_lists_of_any_length_in_one_statement(database: Database) -> None:

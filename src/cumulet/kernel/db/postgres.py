@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from cumulet.kernel import clock, ids
 from cumulet.kernel.db.database import Body, Duplicate, in_transaction
 from cumulet.kernel.db.statements import Compiler, Prepared, Row
-from cumulet.kernel.errors import Unavailable
+from cumulet.kernel.errors import Fault, Invalid, Unavailable
 
 T = TypeVar("T")
 _TRIES = 30
@@ -126,7 +126,7 @@ class PostgresDatabase:
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 await clock.sleep(ids.choose(0, 0.002 * 2 ** min(attempt, 6)))
             except _lost() as error:
-                raise Unavailable(f"The database can't take the change: {_said(error)}") from None
+                raise _fault(error, "take the change") from None
         raise Unavailable("The database is too busy; try again.")
 
     async def _once(self, body: Body[T], durable: bool) -> T:
@@ -149,7 +149,7 @@ class PostgresDatabase:
         try:
             records = await self._pool.fetch(sql, *values)
         except _lost() as error:
-            raise Unavailable(f"The database can't be reached: {_said(error)}") from None
+            raise _fault(error, "be reached") from None
         return prepared.rows([tuple(record) for record in records])
 
     async def first(self, statement: Any, params: Mapping[str, Any] | None = None) -> Row | None:
@@ -177,10 +177,11 @@ async def _leave_clean(connection: Any) -> None:
 
 
 def _lost() -> tuple[type[Exception], ...]:
-    """What the driver raises when the server is away, ends, or has no room."""
+    """What the driver raises when the server is away, ends, or has no room, and for values that it can't hold."""
     import asyncpg
 
     return (
+        asyncpg.DataError,
         OSError,
         TimeoutError,
         asyncpg.InterfaceError,
@@ -188,6 +189,15 @@ def _lost() -> tuple[type[Exception], ...]:
         asyncpg.OperatorInterventionError,
         asyncpg.InsufficientResourcesError,
     )
+
+
+def _fault(error: Exception, what: str) -> Fault:
+    """A value that no column holds (a NUL character, a number or text too long) is the request's mistake."""
+    import asyncpg
+
+    if isinstance(error, asyncpg.DataError):
+        return Invalid("The request holds a text or number that can't be stored.")
+    return Unavailable(f"The database can't {what}: {_said(error)}")
 
 
 def _said(error: BaseException) -> str:
