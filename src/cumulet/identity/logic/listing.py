@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Boolean, FromClause, Select, and_, func, or_, select
+from sqlalchemy import Boolean, FromClause, Select, String, and_, func, or_, select, true
 
 from cumulet.identity.errors import missing
 from cumulet.kernel.db import Database, Row, Transaction
@@ -55,6 +55,8 @@ def _condition(table: FromClause, wish: Filter) -> Any:
     if wish.comparator == "equals" and wish.case_sensitive:
         return column.is_(wish.value) if isinstance(column.type, Boolean) else column == wish.value
     value = str(wish.value)
+    if not isinstance(column.type, String):  # which Text is too: nothing else is compared in part
+        return true()
     if not wish.case_sensitive:
         column, value = func.lower(column), value.lower()
     if wish.comparator == "equals":
