@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from cumulet.identity.api import views
 from cumulet.identity.api.answers import (
@@ -177,7 +177,7 @@ async def add_tag(request: Request) -> Answer:
     if not 1 <= len(tag) <= 255 or "," in tag or "/" in tag:
         raise Invalid(f"{tag!r} is not a valid tag: it must have 1 to 255 characters and no '/' or ','.")
     await projects.add_tag(identity_of(request).database, request.params["project_id"], tag, TAG_LIMIT)
-    return Answer(headers={"Location": request.url})
+    return Answer(headers={"Location": request.base + quote(request.path)})
 
 
 async def drop_tag(request: Request) -> None:
