@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from cumulet.kernel.policy import Rule
 
+_ANY = ("project", "domain", "system")
 _ADMIN = "rule:context_is_admin"
 _MEMBER = f"{_ADMIN} or (role:member and project_id:%(project_id)s)"
 _READER = f"{_ADMIN} or (role:reader and project_id:%(project_id)s)"
@@ -31,9 +32,9 @@ _METADEF_WRITES = (
 )  # fmt: skip
 
 RULES = [
-    Rule("default", ""),
-    Rule("context_is_admin", "role:admin"),
-    Rule("service_api", "role:service or role:admin"),
+    Rule("default", "", _ANY),
+    Rule("context_is_admin", "role:admin", _ANY),
+    Rule("service_api", "role:service or role:admin", _ANY),
     Rule("add_image", f"{_ADMIN} or (role:member and project_id:%(project_id)s and project_id:%(owner)s)"),
     Rule("delete_image", _MEMBER),
     Rule("get_image", f"{_ADMIN} or (role:reader and {_OPEN})"),
@@ -73,8 +74,8 @@ RULES = [
     Rule("cache_prune", _ADMIN),
     Rule("list_cached_nodes", _ADMIN),
     Rule("stores_info_detail", f"{_ADMIN} or rule:service_api"),
-    Rule("metadef_default", ""),
-    Rule("metadef_admin", _ADMIN),
+    Rule("metadef_default", "", _ANY),
+    Rule("metadef_admin", _ADMIN, _ANY),
     Rule("get_metadef_namespaces", _READER),
     *(Rule(name, _READER_OR_PUBLIC) for name in _METADEF_READS),
     *(Rule(name, _METADEF_ADMIN) for name in _METADEF_WRITES),

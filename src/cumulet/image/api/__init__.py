@@ -6,14 +6,15 @@ Source: the Image API reference (v2).
 
 from __future__ import annotations
 
+from cumulet.image.answers import ANSWERS
 from cumulet.image.api import cache, data, discovery, images, locations, members, metadefs, tasks
 from cumulet.image.schemas import CREATE, LOCATION
 from cumulet.kernel.http.body import Body
-from cumulet.kernel.http.route import Route
+from cumulet.kernel.http.route import Route, returning
 
 _IMAGE = "/v2/images/{image_id}"
 
-ROUTES = [
+ROUTES = returning(ANSWERS, [
     Route("GET /", discovery.versions, public=True, ok=300),
     Route("GET /versions", discovery.versions, public=True),
     Route("GET /v2", discovery.versions, public=True, ok=300),
@@ -64,4 +65,4 @@ ROUTES = [
     Route("GET /v2/info/stores/detail", discovery.stores_detail, policy="stores_info_detail"),
     Route("GET /v2/info/usage", discovery.usage, policy="default"),
     *metadefs.ROUTES,
-]  # fmt: skip
+])  # fmt: skip

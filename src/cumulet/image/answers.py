@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shapes of the image service's answers, by route: what its OpenAPI document says and the tests hold it to."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cumulet.image.schemas import IMAGE_PROPERTIES, MEMBER_PROPERTIES, TASK_PROPERTIES
+from cumulet.kernel.http.fields import COUNT, Schema, array, record
+
+_TEXT: Final[Schema] = {"type": "string"}
+_LOCATION = record({"url": _TEXT, "metadata": {"type": "object"}}, ("url", "metadata"))
+_IMAGE: Schema = {
+    "type": "object",
+    "properties": {**IMAGE_PROPERTIES, "locations": array(_LOCATION)},
+    "additionalProperties": {"type": ["string", "null"]},
+    "required": [
+        "id", "name", "status", "visibility", "protected", "os_hidden", "checksum", "os_hash_algo", "os_hash_value",
+        "owner", "size", "virtual_size", "container_format", "disk_format", "created_at", "updated_at", "tags",
+        "min_ram", "min_disk", "self", "file", "schema",
+    ],
+}  # fmt: skip
+_IMAGES = record(
+    {"images": array(_IMAGE), "first": _TEXT, "next": _TEXT, "schema": _TEXT}, ("images", "first", "schema")
+)
+_MEMBER = record(MEMBER_PROPERTIES, tuple(MEMBER_PROPERTIES))
+_TASK = record(TASK_PROPERTIES, ("id", "type", "status", "owner", "created_at", "updated_at", "self", "schema"))
+_TASKS = record({"tasks": array(_TASK), "first": _TEXT, "next": _TEXT, "schema": _TEXT}, ("tasks",))
+_STORE = {"id": _TEXT, "description": _TEXT, "default": {"const": "true"}, "read-only": {"const": "true"}}
+_DETAILED = {**_STORE, "type": _TEXT, "weight": {"type": "integer"}, "properties": {"type": "object"}}
+_CACHED = {
+    "image_id": _TEXT, "hits": COUNT, "last_accessed": {"type": "number"}, "last_modified": {"type": "number"},
+    "size": COUNT,
+}  # fmt: skip
+_VERSION = record({"id": _TEXT, "status": _TEXT, "links": array({"type": "object"})}, ("id", "status", "links"))
+_VERSIONS = record({"versions": array(_VERSION)}, ("versions",))
+_AT = "/v2/images/{image_id}"
+
+ANSWERS: dict[str, Schema] = {
+    "GET /": _VERSIONS,
+    "GET /versions": _VERSIONS,
+    "GET /v2": _VERSIONS,
+    "POST /v2/images": _IMAGE,
+    "GET /v2/images": _IMAGES,
+    f"GET {_AT}": _IMAGE,
+    f"PATCH {_AT}": _IMAGE,
+    f"GET {_AT}/tasks": _TASKS,
+    f"GET {_AT}/locations": array(_LOCATION),
+    f"POST {_AT}/members": _MEMBER,
+    f"GET {_AT}/members": record({"members": array(_MEMBER), "schema": _TEXT}, ("members", "schema")),
+    f"GET {_AT}/members/{{member_id}}": _MEMBER,
+    f"PUT {_AT}/members/{{member_id}}": _MEMBER,
+    "POST /v2/tasks": _TASK,
+    "GET /v2/tasks": _TASKS,
+    "GET /v2/tasks/{task_id}": _TASK,
+    "GET /v2/cache": record(
+        {"cached_images": array(record(_CACHED, tuple(_CACHED))), "queued_images": array(_TEXT)},
+        ("cached_images", "queued_images"),
+    ),
+    "GET /v2/schemas/{name}": {"type": "object", "required": ["name", "properties"]},
+    "GET /v2/info/import": record(
+        {
+            "import-methods": record(
+                {"description": _TEXT, "type": {"const": "array"}, "value": array(_TEXT)}, ("type", "value")
+            )
+        },
+        ("import-methods",),
+    ),
+    "GET /v2/info/stores": record({"stores": array(record(_STORE, ("id",)))}, ("stores",)),
+    "GET /v2/info/stores/detail": record(
+        {"stores": array(record(_DETAILED, ("id", "type", "weight", "properties")))}, ("stores",)
+    ),
+    "GET /v2/info/usage": record(
+        {
+            "usage": {
+                "type": "object",
+                "additionalProperties": record({"usage": COUNT, "limit": {"type": "integer"}}, ("usage", "limit")),
+            }
+        },
+        ("usage",),
+    ),
+}
