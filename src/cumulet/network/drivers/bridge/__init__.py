@@ -3,9 +3,10 @@
 
 ``driver`` is the unprivileged half, ``operations`` what the privileged parent
 does for it (``OPERATIONS`` is the allow-list): ``networks``, ``groups``,
-``ports`` and ``router`` carry out plans, ``filters`` holds the packet filters, ``dhcp``
-dnsmasq, ``links`` links, addresses and routes, ``naming`` the names and checks
-of values; ``metadata`` serves 169.254.169.254, unprivileged again.
+``ports`` and ``router`` carry out plans, ``filters`` and ``rules`` hold the
+packet filters, ``dhcp`` dnsmasq, ``links`` links, addresses and routes,
+``naming`` the names and checks of values; ``metadata`` serves 169.254.169.254,
+unprivileged again.
 Invariant: addresses of guests, tenants and the public network live only on
 bridges and in namespaces made here, and no packet of theirs is ever routed by
 the host.

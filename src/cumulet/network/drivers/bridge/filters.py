@@ -21,7 +21,6 @@ no rule here judges a packet that does not cross a bridge of this cloud.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -29,20 +28,17 @@ from typing import Any
 import msgspec
 
 from cumulet.kernel.host.model import HostError
-from cumulet.network.drivers.bridge import naming
+from cumulet.network.drivers.bridge import naming, rules
 from cumulet.network.drivers.bridge.links import program
 from cumulet.network.drivers.bridge.naming import METADATA, Names, Range
-from cumulet.network.drivers.model import GroupPlan, PortPlan, RulePlan
+from cumulet.network.drivers.bridge.rules import ranges_of, set_of
+from cumulet.network.drivers.model import PortPlan
 
 _BRIDGED = 0x80000000
 _FROM = 0x7FFF0000
 _TRUSTED = 0x00008000
 _TO = 0x00007FFF
 _MOST_PORTS = 0x7FFF
-
-_ICMP, _ICMPV6 = 1, 58
-_WITH_PORTS = {6, 17, 33, 132, 136}
-"""TCP, UDP, DCCP, SCTP, UDP-Lite: the protocols whose first words are ports."""
 
 # ICMPv6 types (IANA): what neighbour discovery and multicast listening need in each direction.
 _DISCOVERY_OUT = "{ 130, 131, 132, 133, 135, 136, 143 }"
@@ -234,46 +230,10 @@ def free_number(used: Collection[int]) -> int:
     raise HostError("this host has no room for another filtered port")
 
 
-def group(names: Names, plan: GroupPlan) -> str:
-    """Make the sets of a group, one for each version, hold its addresses."""
-    entries = [naming.cidr(text) for text in plan.addresses]
-    lines = _sets(names, plan.id)
-    for version, name in _group_sets(plan.id).items():
-        held = _ranges(("", entry) for entry in entries if entry.version == version)
-        lines.append(f"flush set inet {names.table} {name}")
-        if held:
-            lines.append(f"add element inet {names.table} {name} {_set(held)}")
-    return "\n".join(lines) + "\n"
-
-
-def forget_group(names: Names, group_id: str) -> str:
-    lines = _sets(names, group_id)  # deleting what is absent is an error
-    lines += [f"delete set inet {names.table} {name}" for name in _group_sets(group_id).values()]
-    return "\n".join(lines) + "\n"
-
-
 def held_groups(names: Names) -> set[str]:
     """The sets of groups that the kernel holds, by name."""
     entries = [entry.get("set", {}) for entry in _list("sets", "inet", terse=True)]
     return {entry["name"] for entry in entries if entry.get("table") == names.table and entry["name"][:1] == "g"}
-
-
-def is_held(group_id: str, held: set[str]) -> bool:
-    return held.issuperset(_group_sets(group_id).values())
-
-
-def _group_sets(group_id: str) -> dict[int, str]:
-    """IP version → name of the group's set."""
-    part = naming.chain(naming.identifier(group_id))
-    return {4: f"g4-{part}", 6: f"g6-{part}"}
-
-
-def _sets(names: Names, group_id: str) -> list[str]:
-    """The group's sets are there; with what is in them if they were."""
-    return [
-        f"add set inet {names.table} {name} {{ type ipv{version}_addr; flags interval; }}"
-        for version, name in _group_sets(group_id).items()
-    ]
 
 
 def port(names: Names, plan: PortPlan, held: State) -> tuple[str, str]:
@@ -284,7 +244,9 @@ def port(names: Names, plan: PortPlan, held: State) -> tuple[str, str]:
     mark = _BRIDGED | (number if plan.port_security else 0)
     judged = [*_chain("bridge", t, f"out-{part}", [f"meta mark set meta mark | {mark:#x}"])]
     if plan.port_security:
-        judged += [line for key in sorted({one.group for one in plan.rules if one.group}) for line in _sets(names, key)]
+        judged += [
+            line for key in sorted({one.group for one in plan.rules if one.group}) for line in rules.sets(names, key)
+        ]
         judged += _chain("inet", t, f"from-{part}", _egress(plan))
         judged += _chain("inet", t, f"to-{part}", _ingress(plan))
         judged += _numbered(t, part, number)
@@ -334,10 +296,6 @@ def _unplugged(t: str, tap: str) -> list[str]:
     return [f'delete element bridge {t} inward {{ "{tap}" }}', f'delete element bridge {t} outward {{ "{tap}" }}']
 
 
-def _set(entries: Iterable[object]) -> str:
-    return "{ " + ", ".join(dict.fromkeys(str(entry) for entry in entries)) + " }"
-
-
 def identities(plan: PortPlan) -> list[tuple[str, Range]]:
     """(MAC, range) pairs that the guest may send from: its own and the allowed ones."""
     own = naming.mac_address(plan.mac)
@@ -355,31 +313,28 @@ def _guest_frames(plan: PortPlan, number: int) -> Iterator[str]:
     four = [(mac, entry) for mac, entry in pairs if entry.version == 4]
     six = [(mac, entry) for mac, entry in [*pairs, *((mac, naming.cidr(naming.link_local(mac))) for mac in macs)]]
     six = [(mac, entry) for mac, entry in six if entry.version == 6]
-    yield f"ether saddr != {_set(macs)} drop"
+    yield f"ether saddr != {set_of(macs)} drop"
     # A frame with a VLAN tag has another type here; inside it nothing would be judged.
     yield "ether type != { ip, arp, ip6 } drop"
     yield f"meta mark set {number << 16:#x}"
     unspecified = [(mac, "0.0.0.0") for mac in macs]  # noqa: S104 - ARP probes (RFC 5227) come from nowhere
-    yield f"ether type arp arp saddr ether . arp saddr ip {_set(f'{m} . {e}' for m, e in [*four, *unspecified])} accept"
+    claims = set_of(f"{m} . {e}" for m, e in [*four, *unspecified])
+    yield f"ether type arp arp saddr ether . arp saddr ip {claims} accept"
     yield "ether type arp drop"
     # A DHCP client may ask for itself only: a DHCPDECLINE in another's name would take his address away.
-    yield f"ip saddr {_set(['0.0.0.0', *_ranges(four)])} udp sport 68 udp dport 67 @th,288,48 {_set(map(_hex, macs))} accept"  # noqa: E501,S104
+    yield f"ip saddr {set_of(['0.0.0.0', *ranges_of(four)])} udp sport 68 udp dport 67 @th,288,48 {set_of(map(_hex, macs))} accept"  # noqa: E501,S104
     yield "udp sport 67 udp dport 68 drop"
     yield "udp sport 547 udp dport 546 drop"
     if four:
-        yield f"ether saddr . ip saddr {_set(f'{m} . {e}' for m, e in four)} accept"
+        yield f"ether saddr . ip saddr {set_of(f'{m} . {e}' for m, e in four)} accept"
     yield "ether type ip drop"
     yield "icmpv6 type { 134, 137 } drop"
-    targets = _set(_span(entry) for _, entry in six)
+    targets = set_of(_span(entry) for _, entry in six)
     yield f"icmpv6 type 136 @th,64,128 != {targets} drop"
     # Duplicate address detection and the first listener reports come from the unspecified address.
     yield "ip6 saddr :: icmpv6 type { 131, 132, 133, 135, 143 } accept"
-    yield f"ether saddr . ip6 saddr {_set(f'{m} . {e}' for m, e in six)} accept"
+    yield f"ether saddr . ip6 saddr {set_of(f'{m} . {e}' for m, e in six)} accept"
     yield "drop"
-
-
-def _ranges(pairs: Iterable[tuple[str, Range]]) -> list[Range]:
-    return list(ipaddress.collapse_addresses(entry for _, entry in pairs))  # type: ignore[type-var]
 
 
 def _hex(mac: str) -> str:
@@ -398,7 +353,7 @@ def _egress(plan: PortPlan) -> list[str]:
         f"ip daddr {METADATA} tcp dport 80 return",
         f"icmpv6 type {_DISCOVERY_OUT} return",
         "ct state invalid drop",
-        *(f"{text} return" for text in matches(plan.rules, "egress")),
+        *(f"{text} return" for text in rules.matches(plan.rules, "egress")),
         "drop",
     ]
 
@@ -409,83 +364,9 @@ def _ingress(plan: PortPlan) -> list[str]:
         f"meta mark & {_FROM:#x} == 0 udp sport 547 udp dport 546 return",
         f"icmpv6 type {_DISCOVERY_IN} return",
         "ct state invalid drop",
-        *(f"{text} return" for text in matches(plan.rules, "ingress")),
+        *(f"{text} return" for text in rules.matches(plan.rules, "ingress")),
         "drop",
     ]
-
-
-def matches(rules: Iterable[RulePlan], direction: str) -> list[str]:
-    """The nftables matches of the rules of one direction, without repetitions."""
-    texts = (_match(rule) for rule in rules if rule.direction == direction)
-    return list(dict.fromkeys(text for text in texts if text is not None))
-
-
-def _match(rule: RulePlan) -> str | None:
-    """One rule as a match; None when its remote is nobody."""
-    version = {"IPv4": 4, "IPv6": 6}.get(rule.ethertype)
-    if version is None:
-        raise HostError(f"not an ethertype: {rule.ethertype[:20]!r}")
-    parts = [f"meta nfproto ipv{version}"]
-    side = f"{'ip' if version == 4 else 'ip6'} {'saddr' if rule.direction == 'ingress' else 'daddr'}"
-    if rule.group is not None:
-        parts.append(f"{side} @{_group_sets(rule.group)[version]}")
-    elif rule.remotes is not None:
-        remotes = [entry for text in rule.remotes if (entry := naming.cidr(text)).version == version]
-        if not remotes:
-            return None
-        parts.append(f"{side} {_set(_ranges(('', entry) for entry in remotes))}")
-    if rule.protocol is not None:
-        protocol = naming.number(rule.protocol, 0, 255, "a protocol")
-        if version == 6 and protocol == _ICMP:
-            protocol = _ICMPV6  # the API takes "icmp" for both
-        low, high = rule.port_min, rule.port_max
-        parts.append(f"meta l4proto {protocol}")
-        if protocol in (_ICMP, _ICMPV6):
-            word = "icmp" if protocol == _ICMP else "icmpv6"
-            if low is not None:
-                parts.append(f"{word} type {naming.number(low, 0, 255, 'an ICMP type')}")
-                if high is not None:
-                    parts.append(f"{word} code {naming.number(high, 0, 255, 'an ICMP code')}")
-        elif protocol in _WITH_PORTS and (low is not None or high is not None):
-            first = naming.number(low if low is not None else 0, 0, 65535, "a port")
-            last = naming.number(high if high is not None else 65535, first, 65535, "a port")
-            parts.append(f"th dport {first}-{last}" if last > first else f"th dport {first}")
-    return " ".join(parts)
-
-
-def narrower(old: Iterable[RulePlan], new: Iterable[RulePlan]) -> bool:
-    """Whether something that ``old`` lets pass might not pass by ``new`` (so that open connections must be judged
-    again); additions alone never disturb a connection. A group is the same far side whoever is in it."""
-
-    def table(rules: Iterable[RulePlan]) -> dict[tuple[object, ...], list[Range | str] | None]:
-        found: dict[tuple[object, ...], list[Range | str] | None] = {}
-        for rule in rules:
-            key = (rule.direction, rule.ethertype, rule.protocol, rule.port_min, rule.port_max)
-            if (rule.remotes is None and rule.group is None) or found.get(key, []) is None:
-                found[key] = None
-            else:
-                far: list[Range | str] = [rule.group] if rule.group else [*map(naming.cidr, rule.remotes or [])]
-                found[key] = [*(found.get(key) or []), *far]
-        return found
-
-    after = table(new)
-    for key, remotes in table(old).items():
-        if remotes == []:
-            continue
-        if key not in after:
-            return True
-        allowed = after[key]
-        if allowed is None:
-            continue
-        if remotes is None or any(not any(_within(entry, other) for other in allowed) for entry in remotes):
-            return True
-    return False
-
-
-def _within(entry: Range | str, other: Range | str) -> bool:
-    if isinstance(entry, str) or isinstance(other, str):
-        return entry == other
-    return entry.version == other.version and entry.subnet_of(other)  # type: ignore[arg-type]
 
 
 def forget_connections(zone: int, entries: Collection[Range]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from cumulet.network.drivers.bridge import filters, naming
+from cumulet.network.drivers.bridge import filters, naming, rules
 from cumulet.network.drivers.bridge.naming import Names
 from cumulet.network.drivers.bridge.ports import zones_of_group
 from cumulet.network.drivers.bridge.site import Site, changing
@@ -22,11 +22,11 @@ from cumulet.network.drivers.model import GroupPlan
 def ensure_group(site: Site, plan: GroupPlan) -> None:
     """Make the group's sets whole, then have connections with those who left it judged again."""
     names = Names(site.cloud)
-    text = filters.group(names, plan)  # a wrong value is refused before anything is changed
+    text = rules.group(names, plan)  # a wrong value is refused before anything is changed
     note = _notes(names) / naming.identifier(plan.id)
     with changing():
         before = _read_note(note)
-        if before == plan and filters.is_held(plan.id, filters.held_groups(names)):
+        if before == plan and rules.is_held(plan.id, filters.held_groups(names)):
             return
         filters.change(names, text)
         gone = set(before.addresses) - set(plan.addresses) if before is not None else set()
@@ -43,7 +43,7 @@ def drop_group(site: Site, group_id: str) -> None:
     names = Names(site.cloud)
     with changing():
         note = _notes(names) / naming.identifier(group_id)
-        filters.change(names, filters.forget_group(names, group_id))
+        filters.change(names, rules.forget_group(names, group_id))
         note.unlink(missing_ok=True)
 
 
@@ -51,7 +51,7 @@ def observed(names: Names) -> list[str]:
     """Ids of the groups whose sets the kernel holds."""
     held = filters.held_groups(names)
     noted = sorted(path.name for path in _notes(names).glob("[!.]*"))
-    return [key for key in noted if filters.is_held(key, held)]
+    return [key for key in noted if rules.is_held(key, held)]
 
 
 def _read_note(note: Path) -> GroupPlan | None:

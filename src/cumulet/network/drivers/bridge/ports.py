@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from cumulet.kernel.host.model import HostError
-from cumulet.network.drivers.bridge import filters, links, naming
+from cumulet.network.drivers.bridge import filters, links, naming, rules
 from cumulet.network.drivers.bridge.naming import Names
 from cumulet.network.drivers.bridge.site import Site, changing, guest_uid
 from cumulet.network.drivers.model import PortPlan
@@ -79,9 +79,7 @@ def _loses(before: PortPlan, after: PortPlan) -> bool:
     """Whether connections that the port had may be forbidden to it now."""
     if not after.port_security:
         return False
-    return (
-        not before.port_security or before.addresses != after.addresses or filters.narrower(before.rules, after.rules)
-    )
+    return not before.port_security or before.addresses != after.addresses or rules.narrower(before.rules, after.rules)
 
 
 def _read_note(note: Path) -> Applied | None:
