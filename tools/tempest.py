@@ -227,6 +227,7 @@ class Files:
         self._server = http.server.ThreadingHTTPServer(
             ("127.0.0.1", 0), functools.partial(quiet, directory=str(folder))
         )
+        self._server.handle_error = lambda *_: None  # some tests go away in the middle of a download
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Files:
