@@ -34,10 +34,14 @@ class Health:
         self.state = STARTING
         self.waiting_for = ""
         """What the start waits for."""
-        self._looked_at = -_FRESH
+        self._looked_at = float("-inf")
         self._problems: list[str] = []
         self._warnings: list[str] = []
         self._looking = asyncio.Lock()
+
+    def forget(self) -> None:
+        """Look anew at the next question."""
+        self._looked_at = float("-inf")
 
     async def look(self) -> dict[str, Any]:
         """``status`` (``ready`` or not), ``problems`` that make it unready, ``warnings`` that do not, and the roles."""

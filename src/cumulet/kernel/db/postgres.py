@@ -7,7 +7,7 @@ A serialisation failure or deadlock runs the body again; the caller never sees i
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from cumulet.kernel import clock, ids
@@ -54,6 +54,10 @@ class _Tx:
 
     def after_commit(self, action: Callable[[], None]) -> None:
         self.actions.append(action)
+
+
+class _Stale(Exception):
+    """The connection had ended while nobody used it; nothing was begun."""
 
 
 class PostgresDatabase:
@@ -120,9 +124,14 @@ class PostgresDatabase:
     async def run(self, body: Body[T], *, durable: bool = True) -> T:
         import asyncpg
 
+        stale = 0
         for attempt in range(_TRIES):
             try:
                 return await self._once(body, durable)
+            except _Stale as told:
+                stale += 1  # all that lie in the pool may be
+                if stale > self._pool.get_max_size():
+                    raise Unavailable(f"The database can't take the change: {_said(told)}") from None
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 await clock.sleep(ids.choose(0, 0.002 * 2 ** min(attempt, 6)))
             except _lost() as error:
@@ -131,13 +140,23 @@ class PostgresDatabase:
 
     async def _once(self, body: Body[T], durable: bool) -> T:
         async with self._pool.acquire() as connection:
+            transaction = connection.transaction(isolation="serializable")
+            try:
+                await transaction.start()
+            except _lost() as error:
+                raise _Stale(_said(error)) from None
             mark = in_transaction.set(True)
             try:
-                async with connection.transaction(isolation="serializable"):
-                    if not durable:
-                        await connection.execute("SET LOCAL synchronous_commit = off")
-                    tx = _Tx(connection, self._compiler)
-                    result = await body(tx)
+                if not durable:
+                    await connection.execute("SET LOCAL synchronous_commit = off")
+                tx = _Tx(connection, self._compiler)
+                result = await body(tx)
+            except BaseException:
+                with suppress(*_lost()):
+                    await transaction.rollback()
+                raise
+            else:
+                await transaction.commit()
             finally:
                 in_transaction.reset(mark)
         for action in tx.actions:
@@ -146,10 +165,14 @@ class PostgresDatabase:
 
     async def all(self, statement: Any, params: Mapping[str, Any] | None = None, *, point: bool = False) -> list[Row]:
         prepared, sql, values = self._compiler.prepare(statement, params or {})
-        try:
-            records = await self._pool.fetch(sql, *values)
-        except _lost() as error:
-            raise _fault(error, "be reached") from None
+        for left in range(self._pool.get_max_size(), -1, -1):
+            try:
+                records = await self._pool.fetch(sql, *values)
+                break
+            except _lost() as error:
+                # a connection that ended while nobody used it; a server that can't be reached is asked once
+                if not left or isinstance(error, OSError | TimeoutError | ValueError):
+                    raise _fault(error, "be reached") from None
         return prepared.rows([tuple(record) for record in records])
 
     async def first(self, statement: Any, params: Mapping[str, Any] | None = None) -> Row | None:
@@ -185,9 +208,14 @@ def _lost() -> tuple[type[Exception], ...]:
         OSError,
         TimeoutError,
         asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
         asyncpg.PostgresConnectionError,
         asyncpg.OperatorInterventionError,
         asyncpg.InsufficientResourcesError,
+        # when it lets nobody in
+        asyncpg.ObjectNotInPrerequisiteStateError,
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InvalidCatalogNameError,
     )
 
 
