@@ -69,7 +69,8 @@ def backup(file: Path, data: Path, settings: Path | None, images: bool, volumes:
 @_DATA
 @_SETTINGS
 @click.option("--settled", is_flag=True, help="Hosts may remove guests again that the restored records do not know.")
-def restore(file: Path | None, data: Path, settings: Path | None, settled: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Say what was done as JSON.")
+def restore(file: Path | None, data: Path, settings: Path | None, settled: bool, as_json: bool) -> None:
     """Make an empty data directory (and an empty database) the cloud that is in FILE.
 
     Start it with `cumulet up`, look with `cumulet check`, then say `cumulet restore --settled`:
@@ -79,7 +80,7 @@ def restore(file: Path | None, data: Path, settings: Path | None, settled: bool)
 
     if settled:
         (data / RESTORED).unlink(missing_ok=True)
-        click.echo("Hosts remove again what the records do not know.")
+        _say("Hosts remove again what the records do not know.", {"settled": True}, as_json=as_json)
         return
     if file is None:
         raise click.UsageError("which FILE?")
@@ -97,7 +98,14 @@ def restore(file: Path | None, data: Path, settings: Path | None, settled: bool)
     except (BackupError, OSError) as error:
         click.echo(f"cumulet: {error}", err=True)
         sys.exit(1)
-    click.echo(f"Restored into {data}. Next: cumulet up --data {data}; cumulet check; cumulet restore --settled")
+    text = f"Restored into {data}. Next: cumulet up --data {data}; cumulet check; cumulet restore --settled"
+    _say(text, {"restored": str(data)}, as_json=as_json)
+
+
+def _say(text: str, facts: dict[str, Any], *, as_json: bool) -> None:
+    import json
+
+    click.echo(json.dumps(facts) if as_json else text)
 
 
 def _config(settings: Path | None) -> Any:

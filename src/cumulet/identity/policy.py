@@ -82,7 +82,7 @@ RULES = [
     Rule("identity:validate_token", f"{READ} or rule:service_role or rule:token_subject", ANY_SCOPE),
     Rule("identity:revoke_token", f"{ADMIN} or rule:token_subject", ANY_SCOPE),
     Rule("identity:list_revoke_events", "rule:service_or_admin", CLOUD),
-    Rule("identity:rotate_token_keys", ADMIN, CLOUD),  # our own
+    Rule("cumulet:rotate_token_keys", ADMIN, CLOUD),  # our own
     Rule("identity:revocation_list", "rule:service_or_admin", CLOUD),
     Rule("identity:revoke_tokens_for_user", "rule:admin_or_owner", ANY_SCOPE),
     Rule("identity:get_auth_catalog", "", ANY_SCOPE),

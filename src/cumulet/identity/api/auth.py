@@ -142,7 +142,7 @@ ROUTES = [
     Route("HEAD /auth/tokens", show_token, policy="identity:check_token", target=subject),
     Route("DELETE /auth/tokens", revoke_token, policy="identity:revoke_token", target=subject, ok=204),
     Route("GET /auth/tokens/OS-PKI/revoked", list_revoked, policy="identity:revocation_list"),
-    Route("POST /cumulet/token-keys", rotate_keys, policy="identity:rotate_token_keys"),
+    Route("POST /cumulet/token-keys", rotate_keys, policy="cumulet:rotate_token_keys"),
     Route("GET /auth/projects", list_projects, policy="identity:get_auth_projects", query=listing()),
     Route("GET /auth/domains", list_domains, policy="identity:get_auth_domains", query=listing()),
     Route("GET /auth/system", list_system, policy="identity:get_auth_system"),
