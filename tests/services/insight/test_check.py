@@ -17,6 +17,8 @@ from cumulet.compute.drivers.model import PowerState
 from cumulet.insight.check.rules import RULES
 from cumulet.kernel import clock, ids
 from cumulet.network import models as network
+from cumulet.network.api.owned import COUNTED
+from cumulet.network.config import NetworkConfig
 from cumulet.placement import models as placement
 from cumulet.volume import models as volume
 from tests.services.insight.furnished import Rig, furnished
@@ -285,6 +287,10 @@ async def test_what_is_broken_is_found_and_named(rig: Rig, rule: str) -> None:
         assert "{" not in found[0]["sentence"].replace("{'", "")
     verdict = await rig.check()
     assert verdict["clean"], verdict["findings"]
+
+
+async def test_all_that_network_limits_is_counted() -> None:
+    assert set(COUNTED) == set(NetworkConfig().quotas())
 
 
 async def test_only_administrators_may_look(rig: Rig) -> None:

@@ -130,7 +130,7 @@ def _wrong_nics(facts: Facts) -> Iterator[Thing]:
     for port in _server_ports(facts):
         bound[port["device_id"]].add(port["mac_address"].lower())
     for server, guest in facts.guests_at_rest:
-        if server["vm_state"] in WITH_GUEST and set(guest["macs"]) != bound[server["id"]]:
+        if server["vm_state"] in WITH_GUEST and {mac.lower() for mac in guest["macs"]} != bound[server["id"]]:
             told = {"found": _listed(guest["macs"]), "wanted": _listed(bound[server["id"]])}
             yield {"id": server["id"], "host": guest["host"], **told}
 

@@ -20,9 +20,10 @@ from cumulet.network.sagas import ALL
 
 ANSWERS_WITHIN = 10.0
 """Seconds that a host may take to say what it carries."""
-_COUNTED = {
+COUNTED = {
     "network": m.NETWORKS, "subnet": m.SUBNETS, "port": m.PORTS, "router": m.ROUTERS, "floatingip": m.FLOATINGIPS,
-    "security_group": m.GROUPS, "security_group_rule": m.RULES, "subnetpool": m.SUBNETPOOLS, "rbac_policy": m.RBAC,
+    "security_group": m.GROUPS, "security_group_rule": m.RULES, "subnetpool": m.SUBNETPOOLS,
+    "rbac_policy": m.RBAC,
 }  # fmt: skip
 """Resource of the quota → its table. What belongs to no project counts for none."""
 
@@ -77,7 +78,7 @@ async def _hosts(net: Network) -> list[Row]:
 async def _count(net: Network) -> dict[tuple[str, str], int]:
     """What exists of what network counts against a project."""
     found: Counter[tuple[str, str]] = Counter()
-    for resource, table in _COUNTED.items():
+    for resource, table in COUNTED.items():
         each = select(table.c.project_id, func.count().label("number")).group_by(table.c.project_id)
         for row in await net.database.all(each):
             if row["project_id"]:
