@@ -33,8 +33,8 @@ _TUNNELS = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::
 class WebError(Exception):
     """The fetch can't be done; the text is fit for the user. ``final``: trying again does not help."""
 
-    def __init__(self, message: str, *, final: bool = True) -> None:
-        self.final = final
+    def __init__(self, message: str, *, final: bool = True, no_head: bool = False) -> None:
+        self.final, self.no_head = final, no_head
         super().__init__(message)
 
 
@@ -72,8 +72,9 @@ class Web:
         if self._hosts and host not in self._hosts:
             raise refused
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError:
+            async with asyncio.timeout(_CONNECT):
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
             raise WebError(f"does not pass filtering: the host of {url[:255]} has no address") from None
         addresses = [str(entry[4][0]) for entry in found]
         if not addresses or not all(self._reachable(address) for address in addresses):
@@ -122,13 +123,19 @@ class Web:
             if response.status not in (200, 206):
                 await session.close()
                 status = response.status
-                raise WebError(f"{target.host} answered {status}", final=status < 500 and status not in (408, 429))
+                final = status < 500 and status not in (408, 429)
+                raise WebError(f"{target.host} answered {status}", final=final, no_head=head and status in (405, 501))
             return Fetch(session, response, offset if response.status == 206 else 0)
         raise WebError("too many redirects")
 
     async def size(self, url: str) -> int | None:
         """Bytes of what is behind a URL (None: its server does not say). Raises WebError."""
-        fetch = await self.open(url, head=True)
+        try:
+            fetch = await self.open(url, head=True)
+        except WebError as error:
+            if not error.no_head:
+                raise
+            fetch = await self.open(url)
         await fetch.close()
         return fetch.size
 

@@ -28,6 +28,7 @@ from cumulet.image.models import METADATA, images, sagas, tasks
 from cumulet.image.policy import RULES
 from cumulet.image.sagas import ALL, COPY, IMPORT, LOCATE
 from cumulet.image.sagas.params import Copy, Import, Locate
+from cumulet.image.sagas.work import Tracked
 from cumulet.image.store import make_stores
 from cumulet.image.store.file import FileStore
 from cumulet.image.web import Web
@@ -38,7 +39,7 @@ from cumulet.kernel.db.schema import ensure_schema
 from cumulet.kernel.db.sqlite import SqliteDatabase
 from cumulet.kernel.policy import Policy
 from cumulet.kernel.pools import Pool
-from cumulet.kernel.saga import Saga, SagaEngine
+from cumulet.kernel.saga import Failed, Run, Saga, SagaEngine
 from cumulet.kernel.saga.engine import Hooks
 from cumulet.kernel.saga.soundness import assert_sound
 from cumulet.kernel.secrets import Seal
@@ -230,14 +231,16 @@ async def test_sound(tmp_path: Path, saga: Saga, setting: Callable[[Stage], Awai
     assert len(titles) > 8 * len(saga.steps)
 
 
+class Quiet:
+    """Hooks that do nothing."""
+
+    async def before(self, *_: Any) -> None: ...
+
+    worked = committed = before
+
+
 async def _run(stage: Stage) -> None:
     """Drive the stage's saga to its end, moving a fake clock over its waits."""
-
-    class Quiet:
-        async def before(self, *_: Any) -> None: ...
-
-        worked = committed = before
-
     fake = clock.FakeClock()
     clock.use(fake)
     try:
@@ -384,3 +387,30 @@ async def test_a_conversion_is_held_short(tmp_path: Path) -> None:
         await convert(backed, "qcow2", target, "raw", **bounds)
     await convert(source, "raw", target, "qcow2", **bounds)
     assert target.read_bytes()[:4] == b"QFI\xfb"
+
+
+async def test_the_progress_is_told_and_a_deleted_image_ends_it(tmp_path: Path) -> None:
+    class Zeros:
+        async def read(self, size: int = -1) -> bytes:
+            return bytes(1024 * 1024)
+
+    async with site() as web, stages(tmp_path, web, _web)() as stage:
+        run = Run("s", "image.import", stage.image_id, stage.params, stage.image, 1, 1)
+        fake = clock.FakeClock()
+        clock.use(fake)
+        try:
+            source = Tracked(run, Zeros())
+            for _ in range(3):
+                await source.read()
+            assert (await stage.task())["message"] == ""
+            await fake.advance(2.0)
+            await source.read()
+            task = await stage.task()
+            assert (task["status"], task["message"]) == ("processing", "Copied 4 MiB")
+            stage.engine(Quiet())
+            await image_logic.remove(stage.image, await stage.record())
+            await fake.advance(2.0)
+            with pytest.raises(Failed, match="deleted"):
+                await source.read()
+        finally:
+            clock.use(clock.SystemClock())

@@ -114,8 +114,12 @@ async def _show(run: Run, left: list[str], failed: list[str]) -> None:
 
 
 async def empty(run: Run) -> None:
-    """Delete what this run put into its stores."""
+    """Delete what this run put into its stores; what can't be deleted for long is left to the search for orphans."""
     image: Image = run.world
     for store in run.params.stores:
         if store in image.stores:
-            await image.stores[store].store.delete(run.params.key)
+            try:
+                await image.stores[store].store.delete(run.params.key)
+            except OSError:
+                if run.tries < _TRIES:
+                    raise
