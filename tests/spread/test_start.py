@@ -34,7 +34,7 @@ def refused(folder: Path, sections: dict[str, Any], *roles: str, data: Path | No
     argv = [*roles, "--settings", str(settings), "--data", str(data or folder / "data"), "--port", str(port)]
     result = CliRunner().invoke(run, [*argv, "--hypervisor", "simulated"])
     assert result.exit_code == 1, result.output
-    assert result.output.startswith("cumulet: ")
+    assert "\ncumulet: " in "\n" + result.output  # after what was logged
     assert "ready:" not in result.output
     return result.output
 
@@ -120,6 +120,13 @@ async def test_a_host_never_learns_the_database(tmp_path: Path, monkeypatch: pyt
         assert not cloud.parts.secrets.known("seal")
     finally:
         await cloud.stop()
+
+
+async def test_the_front_door_makes_no_secrets(tmp_path: Path) -> None:
+    settings = {"cloud": {"endpoints": {"image": "http://127.0.0.1:1/image"}}}
+    cloud = await build(Settings(settings, environ={}), tmp_path, host="h", roles=["front"])
+    await cloud.stop()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_roles_have_their_traditional_ports() -> None:

@@ -69,7 +69,7 @@ def run_roles(wish: Wish, roles: Iterable[str], *, port: int | None, log: Callab
         hypervisor=wish.hypervisor,
         network_driver="bridge" if real else "simulated",
         volume_driver="file" if real else "simulated",
-        cloud_id=_cloud_id(wish.data, secrets),
+        cloud_id=_cloud_id(wish.data, secrets) if wanted - {FRONT} else "",
     )
 
     def serve(wish: Wish) -> int:
@@ -91,6 +91,7 @@ def _check_secrets(secrets: SecretFile, roles: frozenset[str]) -> None:
         return
     wanted = [f"service:{entry_of(role).package}" for role in sorted(roles & HOST_ROLES)]
     wanted += [METADATA] if "network-agent" in roles else []
+    wanted += ["cloud_id"] if roles & HOST_ROLES else []
     missing = [name for name in wanted if not secrets.known(name)]
     if missing:
         raise SettingsError(f"[cloud] secrets: {secrets.path} lacks {', '.join(missing)}; copy it from a controller")

@@ -99,6 +99,8 @@ async def _serve(wish: Wish) -> int:
         _log.info("stopping")
     finally:
         cloud.health.state = DRAINING
+        for service in cloud.services.values():
+            service.drain()  # else answers without end are cut off, and only after seconds
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*running, return_exceptions=True)
