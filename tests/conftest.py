@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
+from cumulet.kernel import clock
 from tests.cloud import Databases
 from tests.observed import (  # noqa: F401 - hooks and fixtures of all tests
     _answers_are_as_declared,
@@ -23,6 +25,12 @@ from tests.observed import (  # noqa: F401 - hooks and fixtures of all tests
 from tests.postgres import postgres_server
 from tests.rabbit import rabbit, rabbit_alone, rabbit_broker, rabbit_shared  # noqa: F401 - fixtures of all tests
 
+# How fast this machine is, is no property of the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Real guests are tested unless somebody says aloud that this machine is not for that."""
@@ -31,6 +39,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "machine" in item.keywords:
                 item.add_marker(off)
+
+
+@pytest.fixture(autouse=True)
+def _the_real_clock() -> Iterator[None]:
+    """A clock that a test put in goes with it."""
+    yield
+    clock.use(clock.SystemClock())
 
 
 @pytest.fixture(scope="session")

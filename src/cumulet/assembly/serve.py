@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -47,6 +48,7 @@ def run(wish: Wish) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status."""
     import uvloop
 
+    gc.disable()  # nothing that the start makes is garbage, and looking for it costs a tenth of the start
     return uvloop.run(_serve(wish))
 
 
@@ -95,6 +97,8 @@ async def _serve(wish: Wish) -> int:
         place.write_running(facts)
         wish.on_ready(facts)
         _log.info("the cloud is up at %s", url)
+        gc.freeze()
+        gc.enable()
         await stop.wait()
         _log.info("stopping")
     finally:

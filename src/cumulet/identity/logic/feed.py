@@ -83,9 +83,14 @@ class Feed:
         return sequence, rows
 
     async def voided(self, since: float | None) -> list[Row]:
-        """The changes that made tokens void (after the time ``since``), oldest first."""
+        """The changes that made tokens void (after the time ``since``), oldest first.
+
+        Times are shown in microseconds, so what is shown as ``since`` is not after it.
+        """
         statement = select(CHANGES).where(CHANGES.c.issued_before > 0).order_by(CHANGES.c.sequence)
-        return await self._database.all(statement if since is None else statement.where(CHANGES.c.made_at > since))
+        if since is not None:
+            statement = statement.where(CHANGES.c.made_at > since + 1e-6)
+        return await self._database.all(statement)
 
     async def wait(self, after: int, seconds: float) -> int:
         """Wait until the newest number is another than ``after``, at most ``seconds``; returns it."""
