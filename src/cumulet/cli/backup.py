@@ -10,22 +10,13 @@ from typing import Any
 
 import click
 
-from cumulet.cli.up import DEFAULT_DATA
-
-_DATA = click.option(
-    "--data", type=click.Path(path_type=Path), default=DEFAULT_DATA, envvar="CUMULET_DATA", show_default=True,
-    help="Data directory of the cloud.",
-)  # fmt: skip
-_SETTINGS = click.option(
-    "--settings", type=click.Path(exists=True, dir_okay=False, path_type=Path), envvar="CUMULET_SETTINGS",
-    help="The settings file (TOML) of the cloud.",
-)  # fmt: skip
+from cumulet.cli.options import data_option, settings_option
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@_DATA
-@_SETTINGS
+@data_option
+@settings_option
 @click.option("--images", is_flag=True, help="With the images' content.")
 @click.option("--volumes", is_flag=True, help="With the volumes' content and the guests' own disks.")
 @click.option("--json", "as_json", is_flag=True, help="Say what was written as JSON.")
@@ -66,8 +57,8 @@ def backup(file: Path, data: Path, settings: Path | None, images: bool, volumes:
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
-@_DATA
-@_SETTINGS
+@data_option
+@settings_option
 @click.option("--settled", is_flag=True, help="Hosts may remove guests again that the restored records do not know.")
 @click.option("--json", "as_json", is_flag=True, help="Say what was done as JSON.")
 def restore(file: Path | None, data: Path, settings: Path | None, settled: bool, as_json: bool) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from cumulet.cli.up import DEFAULT_DATA
+from cumulet.cli.options import data_option
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), default=DEFAULT_DATA, envvar="CUMULET_DATA", show_default=True)
+@data_option
 @click.option("--port", type=int, default=8080, show_default=True, help="The port that `up` would use.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def doctor(data: Path, port: int, as_json: bool) -> None:

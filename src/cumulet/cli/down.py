@@ -11,13 +11,13 @@ from pathlib import Path
 
 import click
 
-from cumulet.cli.up import DEFAULT_DATA
+from cumulet.cli.options import data_option
 
 STOPS_WITHIN = 40.0
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), default=DEFAULT_DATA, envvar="CUMULET_DATA", show_default=True)
+@data_option
 @click.option("--purge", is_flag=True, help="Also remove guests, networks, users and the data directory. For good.")
 @click.option("--json", "as_json", is_flag=True, help="Say what was done as JSON.")
 def down(data: Path, purge: bool, as_json: bool) -> None:

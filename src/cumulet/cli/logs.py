@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 
-from cumulet.cli.up import DEFAULT_DATA
+from cumulet.cli.options import data_option
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), default=DEFAULT_DATA, envvar="CUMULET_DATA", show_default=True)
+@data_option
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
 @click.option("-n", "--lines", default=100, show_default=True, help="How many of the last lines.")
 @click.option("--json", "as_json", is_flag=True, help="Each line as a JSON object.")

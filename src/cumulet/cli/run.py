@@ -5,50 +5,37 @@ from __future__ import annotations
 
 import socket
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from cumulet.cli.up import DEFAULT_DATA
+from cumulet.cli.options import (
+    address_option,
+    certificate_option,
+    data_option,
+    guest_image_option,
+    hypervisor_option,
+    key_option,
+    log_json_option,
+    name_option,
+    settings_option,
+)
 
 
 @click.command()
 @click.argument("roles", nargs=-1, required=True, metavar="ROLE...")
-@click.option(
-    "--settings",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    envvar="CUMULET_SETTINGS",
-    help="The settings file (TOML) of the cloud.",
-)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_DATA,
-    envvar="CUMULET_DATA",
-    show_default=True,
-    help="Data directory; processes of one cloud may share it.",
-)
+@settings_option
+@data_option
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: the service's own, if it has an API]"
 )
-@click.option("--host", "address", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--name", default=None, help="Name of this host in the cloud.  [default: the host's name]")
-@click.option(
-    "--hypervisor",
-    type=click.Choice(["auto", "libvirt", "simulated"]),
-    default="auto",
-    show_default=True,
-    help="What the agents of this host drive.",
-)
-@click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Certificate (PEM).")
-@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its private key (PEM).")
-@click.option(
-    "--guest-image",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The image 'tiny' of a new cloud (image-api).",
-)
-@click.option("--log-json", is_flag=True, help="Write log lines as JSON.")
+@address_option
+@name_option
+@hypervisor_option
+@certificate_option
+@key_option
+@guest_image_option
+@log_json_option
 @click.option("--json", "as_json", is_flag=True, help="Say what runs as JSON.")
 def run(roles: tuple[str, ...], **given: Any) -> None:
     """Run ROLEs in this process until told to stop; `front` serves the whole cloud at one address.

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
-from cumulet.cli.up import DEFAULT_DATA
+from cumulet.cli.options import DEFAULT_DATA
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPResponse

@@ -14,11 +14,11 @@ from typing import Any
 
 import click
 
-from cumulet.cli.up import DEFAULT_DATA
+from cumulet.cli.options import data_option
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), default=DEFAULT_DATA, envvar="CUMULET_DATA", show_default=True)
+@data_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(data: Path, as_json: bool) -> None:
     """Show whether the cloud runs and whether each service answers. Exit status 1 when something does not."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -13,29 +12,27 @@ from typing import Any
 
 import click
 
-DEFAULT_DATA = "/var/lib/cumulet" if os.geteuid() == 0 else os.path.expanduser("~/.local/share/cumulet")
-"""Where a cloud lives unless told otherwise: root's beside the machine's other services, a user's in the home."""
+from cumulet.cli.options import (
+    DEFAULT_DATA,
+    address_option,
+    certificate_option,
+    data_option,
+    guest_image_option,
+    hypervisor_option,
+    key_option,
+    log_json_option,
+    name_option,
+    settings_option,
+)
+
 READY_WITHIN = 120.0
 
 
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_DATA,
-    envvar="CUMULET_DATA",
-    show_default=True,
-    help="Data directory; everything of this cloud is in it.",
-)
+@data_option
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port of the front door.")
-@click.option("--host", "address", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--hypervisor",
-    type=click.Choice(["auto", "libvirt", "simulated"]),
-    default="auto",
-    show_default=True,
-    help="Real guests, simulated ones, or whatever this machine can do.",
-)
+@address_option
+@hypervisor_option
 @click.option(
     "--libvirtd",
     type=click.Choice(["auto", "system", "own"]),
@@ -45,22 +42,12 @@ READY_WITHIN = 120.0
 )
 @click.option("--detach", is_flag=True, help="Return as soon as the cloud is up.")
 @click.option("--traditional-ports", is_flag=True, help="Also serve each service on its traditional port.")
-@click.option(
-    "--settings", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A settings file (TOML)."
-)
-@click.option(
-    "--tls-cert",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Certificate chain (PEM): serve TLS.",
-)
-@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its private key (PEM).")
-@click.option("--name", default=None, help="Name of this host in the cloud.  [default: the host's name]")
-@click.option(
-    "--guest-image",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The image 'tiny' of a new cloud.",
-)
-@click.option("--log-json", is_flag=True, help="Write log lines as JSON.")
+@settings_option
+@certificate_option
+@key_option
+@name_option
+@guest_image_option
+@log_json_option
 @click.option("--json", "as_json", is_flag=True, help="Print what runs as JSON.")
 def up(**given: Any) -> None:
     """Start the whole cloud on this machine, everything in one data directory."""
