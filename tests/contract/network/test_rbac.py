@@ -46,6 +46,7 @@ async def test_a_network_for_one_other_project(net: Net) -> None:
     refused(await alt.post("/ports", body), 403, "PolicyNotAuthorized")  # a guest's right, not an owner's
     assert (await alt.put(f"/networks/{network_id}", {"network": {"name": "x"}})).status == 403
     path = f"/rbac-policies/{made['id']}"
+    assert (await net.get(path)).json == {"rbac_policy": made}
     assert "depend on it" in refused(await net.delete(path), 409, "RbacPolicyInUse")
     reply = await net.put(path, {"rbac_policy": {"target_tenant": project("third")}})
     refused(reply, 409, "RbacPolicyInUse")

@@ -75,9 +75,22 @@ async def test_agents(host: Net) -> None:
     assert (agent["host"], agent["alive"], agent["admin_state_up"]) == ("node-1", True, True)
     path = f"/agents/{agent['id']}"
     refused(await host.get(path), 404, "HTTPNotFound")
+    assert (await host.admin.show(path))["binary"] == agent["binary"]
     changed = (await host.admin.put(path, {"agent": {"admin_state_up": False, "description": "d"}})).json["agent"]
     assert (changed["admin_state_up"], changed["description"]) == (False, "d")
     refused(await host.admin.post("/agents", {"agent": {}}), 405, "HTTPMethodNotAllowed")
+    refused(await host.delete(path), 404, "HTTPNotFound")
+    assert (await host.admin.delete(path)).status == 204  # until it reports again
+    refused(await host.admin.delete(f"/agents/{project('demo')}"), 404, "AgentNotFound")
+
+
+async def test_quota_with_what_is_used(net: Net) -> None:
+    await net.admin.put(f"/quotas/{project('demo')}", {"quota": {"network": 2}})
+    await net.make("/networks")
+    for path in (f"/quotas/{project('demo')}/details", f"/quotas/{project('demo')}/details.json"):
+        details = (await net.admin.get(path)).json["quota"]
+        assert details["network"] == {"limit": 2, "used": 1, "reserved": 0}
+        assert details["router"]["used"] == 0
 
 
 async def test_zones(net: Net) -> None:

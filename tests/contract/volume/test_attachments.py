@@ -232,6 +232,10 @@ async def test_the_older_actions(volumes: Volumes) -> None:
     assert (await volumes.act(volume_id, "os-detach", {})).status == 202
     assert await status(volumes, volume_id) == "available"
     assert (await volumes.act(volume_id, "os-begin_detaching", {})).status == 400
+    assert (await volumes.act(volume_id, "os-attach", body)).status == 202
+    assert (await volumes.act(volume_id, "os-force_detach", {})).status == 403
+    assert (await volumes.act(volume_id, "os-force_detach", {}, token=ADMIN)).status == 202
+    assert await status(volumes, volume_id) == "available"
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ async def test_lists_filters_and_changes(volumes: Volumes) -> None:
     assert (await volumes.request("PUT", f"{meta}/x", {"meta": {"x": "z"}})).json == {"meta": {"x": "z"}}
     assert (await volumes.request("DELETE", f"{meta}/k")).status == 200
     assert (await volumes.request("GET", f"{meta}/k")).status == 404
+    assert (await volumes.request("GET", f"{meta}/x")).json == {"meta": {"x": "z"}}
     assert (await volumes.request("GET", meta)).json == {"metadata": {"x": "z"}}
     assert (await volumes.request("PUT", meta, {"metadata": {"q": "r"}})).json == {"metadata": {"q": "r"}}
 
@@ -141,5 +142,14 @@ async def test_operators_actions(volumes: Volumes) -> None:
     assert (await volumes.request("DELETE", f"/snapshots/{made['id']}")).status == 400
     nonsense = {"os-reset_status": {"status": "nonsense"}}
     assert (await volumes.request("POST", path, nonsense, token=ADMIN)).status == 400
+    creating = {"os-reset_status": {"status": "creating"}}
+    assert (await volumes.request("POST", path, creating, token=ADMIN)).status == 202
+    told: dict[str, Any] = {"os-update_snapshot_status": {"status": "creating", "progress": "40%"}}
+    assert (await volumes.request("POST", path, told)).status == 202
+    shown = (await volumes.request("GET", f"/snapshots/{made['id']}")).json["snapshot"]
+    assert shown["os-extended-snapshot-attributes:progress"] == "40%"
+    told["os-update_snapshot_status"] = {"status": "available"}
+    assert (await volumes.request("POST", path, told)).status == 202
+    assert (await volumes.request("POST", path, told)).status == 400  # nobody makes it any more
     assert (await volumes.request("POST", path, {"os-force_delete": {}}, token=ADMIN)).status == 202
     await volumes.wait_gone(made["id"], "snapshot")

@@ -499,6 +499,7 @@ async def test_types(volumes: Volumes) -> None:
     assert (await volumes.request("POST", specs, {"extra_specs": {"k": "v"}}, token=ADMIN)).status == 200
     assert (await volumes.request("GET", f"{specs}/k", token=ADMIN)).json == {"k": "v"}
     assert (await volumes.request("PUT", f"{specs}/k", {"k": "w"}, token=ADMIN)).json == {"k": "w"}
+    assert (await volumes.request("GET", specs, token=ADMIN)).json["extra_specs"]["k"] == "w"
     assert (await volumes.request("DELETE", f"{specs}/k", token=ADMIN)).status == 202
     assert (await volumes.request("DELETE", f"{specs}/k", token=ADMIN)).status == 404
     assert (await volumes.request("DELETE", f"/types/{type_id}", token=ADMIN)).status == 400
@@ -544,6 +545,11 @@ async def test_types_for_some_projects(volumes: Volumes) -> None:
     assert (await volumes.request("POST", f"{path}/action", revoke, token=ADMIN)).status == 202
     assert (await volumes.request("POST", f"{path}/action", revoke, token=ADMIN)).status == 404
     assert (await volumes.request("GET", path)).status == 404
+    unused = (await volumes.request("POST", "/types", {"volume_type": {"name": "unused"}}, token=ADMIN)).json
+    path = f"/types/{unused['volume_type']['id']}"
+    assert (await volumes.request("DELETE", path)).status == 403
+    assert (await volumes.request("DELETE", path, token=ADMIN)).status == 202
+    assert (await volumes.request("GET", path, token=ADMIN)).status == 404
 
 
 async def test_retype_moves_the_quota(volumes: Volumes) -> None:
