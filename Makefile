@@ -1,11 +1,11 @@
 # Everything a person or CI does with this project; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-machine demo check test tempest fuzz lint types imports clean guest-image bench chaos
+.PHONY: help setup setup-machine demo check test tempest clientfunctional fuzz lint types imports clean guest-image bench chaos
 SHELL := /bin/sh
 BIN := .venv/bin
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 setup:  ## install the Python packages
 	@tools/setup.sh check
@@ -39,11 +39,15 @@ check: setup lint types imports  ## lint, types, import rules, unit and contract
 test: setup-machine guest-image lint types imports  ## every check, real guests too (CUMULET_TEST_GUESTS=0 leaves those out)
 	@$(BIN)/pytest -n 2 -m "not machine"
 	@$(BIN)/python tools/tempest.py --pinned identity image
+	@$(BIN)/python tools/clientfunctional.py --pinned
 	@$(BIN)/python tools/fuzz.py --examples 2
 	@$(BIN)/pytest -m machine
 
 tempest: setup  ## OpenStack's own test suite: make tempest ARGS='identity image' (ARGS=--help says more)
 	@$(BIN)/python tools/tempest.py $(ARGS)
+
+clientfunctional: setup  ## the openstack client's own functional tests: make clientfunctional ARGS='identity image'
+	@$(BIN)/python tools/clientfunctional.py $(ARGS)
 
 fuzz: setup  ## requests made from the OpenAPI documents: make fuzz ARGS='identity --examples 60'
 	@$(BIN)/python tools/fuzz.py $(ARGS)

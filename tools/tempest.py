@@ -14,12 +14,8 @@ build/tempest/report.txt and .json. Tempest has an environment of its own.
 
 from __future__ import annotations
 
-import argparse
-import collections
 import functools
-import hashlib
 import http.server
-import json
 import os
 import re
 import shutil
@@ -30,19 +26,23 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from onecloud import BIN, ROOT, Cloud
+import suites
+from onecloud import ROOT, Cloud
+from suites import made
 
-TEMPEST = ROOT / ".venv-tempest"
-PINNED = ROOT / "tests" / "tempest" / "passing.txt"
-REQUIRES = "tempest==47.*"
-GROUPS = {
-    **{name: rf"tempest\.api\.{name}\." for name in ("identity", "image", "compute", "network", "volume")},
-    "objectstore": r"tempest\.api\.object_storage\.",
-    "scenario": r"tempest\.scenario\.",
-    "serial": r"tempest\.serial_tests\.",
-}
+SUITE = suites.Suite(
+    "Tempest 47", "tempest/test_discover", "tempest.",
+    {
+        **{name: rf"tempest\.api\.{name}\." for name in ("identity", "image", "compute", "network", "volume")},
+        "objectstore": r"tempest\.api\.object_storage\.",
+        "scenario": r"tempest\.scenario\.",
+        "serial": r"tempest\.serial_tests\.",
+    },
+    ROOT / "tests" / "tempest" / "passing.txt",
+    "make tempest ARGS='GROUP… --pin'",
+)  # fmt: skip
 SEVERAL_STORES = ROOT / "tests" / "tempest" / "stores.toml"
 
 
@@ -67,28 +67,15 @@ PROFILES = [
     Profile(""),
 ]  # fmt: skip
 """A test runs under the first that matches."""
-PASS, FAIL, SKIP = "passed", "failed", "skipped"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=" ".join(GROUPS))
-    parser.add_argument("--match", metavar="REGEX", help="only tests whose id matches")
-    parser.add_argument("--pinned", action="store_true", help="run the pinned list; fail unless all of it passes")
-    parser.add_argument("--pin", action="store_true", help="write what passed of the asked groups into the pinned list")
-    parser.add_argument("--list", action="store_true", help="only list the tests")
-    parser.add_argument("--keep", action="store_true", help="keep the cloud's log and Tempest's, and say where")
-    parser.add_argument("--concurrency", type=int, default=2)
-    asked = parser.parse_args()
-    if unknown := set(asked.groups) - set(GROUPS):
-        parser.error(f"no such group: {', '.join(sorted(unknown))}; known: {', '.join(GROUPS)}")
-    if asked.pin and (asked.match or asked.pinned or not asked.groups):
-        parser.error("--pin goes with whole groups")
-    ensure_tempest()
+    asked = suites.arguments(SUITE, __doc__)
+    suites.ensure_environment()
     run = Path(tempfile.mkdtemp(prefix="tempest-", dir=made(ROOT / "build")))
     try:
-        prepare(run)
-        tests = choose(run, asked)
+        suites.prepare(run, SUITE)
+        tests = suites.choose(run, SUITE, asked)
         if asked.list:
             print("\n".join(sorted(tests)))
             return 0
@@ -100,83 +87,14 @@ def main() -> int:
             ):
                 write_config(run, cloud, files.url, profile)
                 started = time.monotonic()
-                outcomes |= execute(run, chosen, asked.concurrency)
+                outcomes |= suites.execute(run, chosen, asked.concurrency)
                 seconds += time.monotonic() - started
     finally:
         if asked.keep:
             print(f"logs: {run}")
         else:
             shutil.rmtree(run, ignore_errors=True)
-    text = report(outcomes, seconds)
-    print(text)
-    into = made(ROOT / "build" / "tempest")
-    (into / "report.txt").write_text(text + "\n")
-    (into / "report.json").write_text(json.dumps({"seconds": seconds, "tests": outcomes}, indent=1, sort_keys=True))
-    if asked.pin:
-        pin(asked.groups, [test for test, one in outcomes.items() if one["outcome"] == PASS])
-    bad = PASS if asked.pinned else SKIP
-    return int(any(one["outcome"] not in (PASS, bad) for one in outcomes.values()))
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def ensure_tempest() -> None:
-    """An environment with Tempest in it, made once."""
-    stamp = TEMPEST / ".stamp"
-    want = hashlib.sha256(REQUIRES.encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == want:
-        return
-    print(f"installing {REQUIRES} into {TEMPEST.name}", flush=True)
-    uv = str(BIN / "uv")
-    subprocess.run([uv, "venv", "-q", "--allow-existing", "--python", str(BIN / "python"), str(TEMPEST)], check=True)
-    subprocess.run([uv, "pip", "install", "-q", "--python", str(TEMPEST / "bin" / "python"), REQUIRES], check=True)
-    stamp.write_text(want)
-
-
-def prepare(run: Path) -> None:
-    """A workspace of stestr, in which tests can be listed before there is a cloud."""
-    packages = next((TEMPEST / "lib").glob("python3*")) / "site-packages"
-    (run / ".stestr.conf").write_text(
-        f"[DEFAULT]\ntest_path={packages}/tempest/test_discover\ntop_dir={packages}\ngroup_regex=([^\\.]*\\.)*\n"
-    )
-    (run / "tempest.conf").write_text("")
-    stestr(run, "init", check=True)
-
-
-def stestr(run: Path, *words: str, **how: Any) -> subprocess.CompletedProcess[Any]:
-    environ = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("OS_")},
-        "TEMPEST_CONFIG_DIR": str(run), "TEMPEST_CONFIG": "tempest.conf", "HOME": str(run),
-        "OS_TEST_TIMEOUT": "300", "PYTHONWARNINGS": "ignore",
-        "PATH": f"{TEMPEST / 'bin'}:{os.environ.get('PATH', '')}",
-    }  # fmt: skip
-    return subprocess.run([str(TEMPEST / "bin" / "stestr"), *words], cwd=run, env=environ, **how)
-
-
-def choose(run: Path, asked: argparse.Namespace) -> dict[str, str]:
-    """Name of each asked test → the id by which stestr knows it (with attributes)."""
-    pattern = "|".join(GROUPS[group] for group in asked.groups) or "|".join(GROUPS.values())
-    told = stestr(run, "list", pattern, capture_output=True, text=True)
-    if told.returncode != 0:
-        sys.exit(f"Tempest's tests can't be listed:\n{told.stdout}{told.stderr}")
-    tests = {plain(line): line for line in told.stdout.splitlines() if line.startswith("tempest.")}
-    if asked.match:
-        tests = {name: full for name, full in tests.items() if re.search(asked.match, full)}
-    if asked.pinned:
-        wanted = [name for name in pinned() if re.match(pattern, name)]
-        if missing := [name for name in wanted if name not in tests]:
-            sys.exit("These pinned tests are not in Tempest:\n  " + "\n  ".join(missing))
-        tests = {name: tests[name] for name in wanted}
-    if not tests:
-        sys.exit("No test matches.")
-    return tests
-
-
-def plain(test: str) -> str:
-    return re.sub(r"\[.*$", "", test)
+    return suites.finish(SUITE, asked, outcomes, seconds)
 
 
 def by_profile(tests: dict[str, str]) -> Iterator[tuple[Profile, dict[str, str]]]:
@@ -248,66 +166,6 @@ def write_config(run: Path, cloud: Cloud, files: str, profile: Profile) -> None:
     for line, other in profile.replaced.items():
         text = text.replace(line, other)
     (run / "tempest.conf").write_text(re.sub(r"@([A-Z_]+)@", lambda found: values[found[1]], text))
-
-
-def execute(run: Path, tests: dict[str, str], concurrency: int) -> dict[str, dict[str, str]]:
-    """Name of each test → its outcome and the reason."""
-    (run / "ids").write_text("\n".join(tests.values()) + "\n")
-    with open(run / "stream", "wb") as stream, open(run / "stestr.log", "wb") as log:
-        stestr(run, "run", "--subunit", "--concurrency", str(concurrency), "--load-list", "ids",
-               stdout=stream, stderr=log)  # fmt: skip
-    reader = [str(TEMPEST / "bin" / "python"), str(ROOT / "tools" / "tempest_outcomes.py"), str(run / "stream")]
-    raw = json.loads(subprocess.run(reader, capture_output=True, check=True).stdout)
-    classes = {found[1]: one for name, one in raw.items() if (found := re.match(r"setUpClass \((.*)\)$", name))}
-    told = {plain(name): one for name, one in raw.items() if one["status"]}
-    names = {"success": PASS, "skip": SKIP}
-    outcomes = {}
-    for test in sorted(tests):
-        one = told.get(test) or classes.get(test.rpartition(".")[0]) or {"status": "", "text": "it did not run"}
-        outcome = names.get(one["status"], FAIL)
-        outcomes[test] = {"outcome": outcome, "reason": "" if outcome == PASS else reason(one["text"])}
-    return outcomes
-
-
-def reason(text: str) -> str:
-    """The last line of a traceback or of a skip's reason that says something."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith((" ", "Captured"))]
-    told = [
-        line
-        for line in lines
-        if re.match(r"(Details|Body|\w[\w.]*(Error|Exception|exceptions\.\w+)|\w+\.\w+)[:\s]", line)
-    ]
-    return " · ".join((told or lines or ["no reason was given"])[-2:])[:400]
-
-
-def group_of(test: str) -> str:
-    return next(group for group, pattern in GROUPS.items() if re.match(pattern, test))
-
-
-def report(outcomes: dict[str, dict[str, str]], seconds: float) -> str:
-    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for test, one in outcomes.items():
-        counts[group_of(test)][one["outcome"]] += 1
-    lines = [f"{'group':<12} {PASS:>7} {FAIL:>7} {SKIP:>7}"]
-    for group, count in [*counts.items(), ("all", sum(counts.values(), collections.Counter()))]:
-        lines.append(f"{group:<12} {count[PASS]:>7} {count[FAIL]:>7} {count[SKIP]:>7}")
-    lines.append(f"{seconds:.0f} s")
-    for kind in (SKIP, FAIL):
-        chosen = [(test, one["reason"]) for test, one in outcomes.items() if one["outcome"] == kind]
-        if chosen:
-            lines += ["", f"{kind}:", *(f"  {test}\n      {why}" for test, why in chosen)]
-    return "\n".join(lines)
-
-
-def pinned() -> list[str]:
-    return [line for line in PINNED.read_text().splitlines() if line and not line.startswith("#")]
-
-
-def pin(groups: list[str], passed: list[str]) -> None:
-    """Replace the rows of ``groups`` by what passed."""
-    kept = [test for test in (pinned() if PINNED.exists() else []) if group_of(test) not in groups]
-    head = "# Tests of Tempest 47 that pass and must go on passing; written by `make tempest ARGS='GROUP… --pin'`.\n"
-    PINNED.write_text(head + "\n".join(sorted({*kept, *passed})) + "\n")
 
 
 if __name__ == "__main__":
