@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from cumulet.assembly.build import build
 from cumulet.assembly.health import READY
+from cumulet.assembly.space import almost_full
 from cumulet.kernel.settings import Settings
 from tests.cloud import new_database
 from tests.spread.processes import free_port
@@ -74,3 +76,10 @@ async def test_a_database_that_goes_and_comes_back(tmp_path: Path, postgres: str
             await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
             await admin.close()
             await cloud.stop()
+
+
+def test_a_disk_that_is_almost_full_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "image" / "cache").mkdir(parents=True)
+    assert almost_full(tmp_path, 0.0) == []
+    (told,) = almost_full(tmp_path, 101.0)
+    assert re.fullmatch(rf"disk of {re.escape(str(tmp_path))}: [0-9.e+]+ [KMGT]?i?B \([0-9.]+ %\) free", told)

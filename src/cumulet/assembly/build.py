@@ -28,7 +28,7 @@ from cumulet.client.transport import AbsentTransport, LocalTransport, RemoteTran
 from cumulet.kernel import halts, ids, trace
 from cumulet.kernel.bus import Bus, MemoryBus
 from cumulet.kernel.db import Database
-from cumulet.kernel.db.schema import ensure_schema
+from cumulet.kernel.db.schema import SchemaTooNew, ensure_schema
 from cumulet.kernel.errors import Fault, Unavailable
 from cumulet.kernel.http import Api
 from cumulet.kernel.http.listener import HttpConfig
@@ -182,7 +182,10 @@ async def build(
 
     async def open_database(name: str, metadata: MetaData, migrations: Path | None) -> Database:
         databases[name] = await _open_database(config, data, name)
-        await ensure_schema(databases[name], metadata, migrations)
+        try:
+            await ensure_schema(databases[name], metadata, migrations)
+        except SchemaTooNew as error:
+            raise SchemaTooNew(f"{name}: {error}") from None
         return databases[name]
 
     def transport(type_: str) -> Transport:
@@ -293,9 +296,14 @@ def _check_complete(chosen: list[tuple[Entry, frozenset[str]]]) -> None:
 
 async def _open_database(config: CloudConfig, data: Path, name: str) -> Database:
     if not config.database:
+        import sqlite3
+
         from cumulet.kernel.db.sqlite import SqliteDatabase
 
-        return SqliteDatabase(data / f"{name}.db")
+        try:
+            return SqliteDatabase(data / f"{name}.db")
+        except sqlite3.Error as error:  # no database at all, or no room beside it
+            raise SettingsError(f"[cloud] database: {data / name}.db can't be opened: {error}") from None
     from cumulet.kernel.db.postgres import PostgresDatabase
 
     try:

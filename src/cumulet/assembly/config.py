@@ -41,6 +41,8 @@ class CloudConfig(msgspec.Struct, forbid_unknown_fields=True):
     """catalogue type → URL (with its mount) of a service that runs elsewhere, or several that take turns."""
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=600)] = 1.5
     """How long an ending process goes on taking requests, while it tells its clients to go elsewhere."""
+    free_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 5.0
+    """A disk with less room than that is told by `/readyz`, `cumulet roles` and `cumulet doctor`."""
     heartbeat_seconds: Annotated[float, msgspec.Meta(gt=0, le=300)] = 5.0
     """How often each process says that it lives."""
 

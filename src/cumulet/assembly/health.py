@@ -3,7 +3,7 @@
 
 A process is ready when its databases, its bus and identity answer; another
 service that does not answer is told and makes nobody unready, else one that is
-down would take all others with it.
+down would take all others with it. A disk that is almost full is told, too.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import literal, select
 
+from cumulet.assembly.space import almost_full
 from cumulet.client.transport import RemoteTransport
 from cumulet.kernel import clock
 from cumulet.kernel.errors import Fault, Unavailable
 from cumulet.kernel.loops import Loop
+from cumulet.kernel.pools import Pool
 
 if TYPE_CHECKING:
     from cumulet.assembly.build import Cloud
@@ -38,6 +40,7 @@ class Health:
         self._problems: list[str] = []
         self._warnings: list[str] = []
         self._looking = asyncio.Lock()
+        self._disks = Pool("health", 1)
 
     def forget(self) -> None:
         """Look anew at the next question."""
@@ -77,7 +80,7 @@ class Health:
         told = await asyncio.gather(*needed, *(self._service(name, one) for name, one in elsewhere.items()))
         hard, soft = told[: len(needed)], dict(zip(elsewhere, told[len(needed) :], strict=True))
         self._problems = [one for one in (*hard, soft.pop("identity", None)) if one]
-        self._warnings = [one for one in soft.values() if one]
+        self._warnings = [one for one in soft.values() if one] + await self._room()
         for loop in cloud.tasks:
             if isinstance(loop, Loop) and loop.failures > 1:
                 self._warnings.append(f"{loop.name} failed {loop.failures} times: {loop.last_error}")
@@ -99,6 +102,15 @@ class Health:
     async def _bus(self) -> str | None:
         problem: str | None = getattr(self._cloud.bus, "problem", None)
         return f"bus: {problem}" if problem else None
+
+    async def _room(self) -> list[str]:
+        """The disks that are almost full; one that hangs is told as such."""
+        try:
+            return await self._disks.run(
+                almost_full, self._cloud.data, self._cloud.config.free_percent, timeout=_PATIENCE
+            )
+        except TimeoutError:
+            return [f"disk of {self._cloud.data}: no answer in {_PATIENCE:g} s"]
 
     async def _service(self, name: str, transport: RemoteTransport) -> str | None:
         """Whether any process of another service answers."""

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cumulet.assembly.space import almost_full
+
 WORKER, GUEST = "cumulet", "cumulet-guest"
 """The user that serves requests, and the one that QEMU runs as."""
 SPACE_GIB = 2.0
@@ -82,6 +84,8 @@ def _space(data: Path, ports: tuple[int, ...]) -> Check:
     place = next(path for path in (data, *data.parents) if path.exists())
     free = shutil.disk_usage(place).free / 2**30
     problem = f"{free:.1f} GiB free in {place}, at least {SPACE_GIB:g} GiB are needed" if free < SPACE_GIB else None
+    if problem is None and (told := almost_full(place)):
+        problem = "; ".join(told)
     return Check("disk space", problem, "free some space, or choose another place with --data DIR")
 
 
@@ -114,6 +118,7 @@ _CHECKS: tuple[Callable[[Path, tuple[int, ...]], Check], ...] = (
     _br_netfilter,
     _programs("dnsmasq", ("dnsmasq",), "dnsmasq-base"),
     _programs("iproute2", ("ip",), "iproute2"),
+    _programs("file systems", ("mkfs.ext4", "mkfs.vfat", "mkswap"), "e2fsprogs dosfstools util-linux"),
     _space,
     _reachable,
     _ports,

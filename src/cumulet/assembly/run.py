@@ -24,6 +24,7 @@ from cumulet.assembly.gate import Gate
 from cumulet.assembly.health import DRAINING, READY
 from cumulet.assembly.place import Place, Taken
 from cumulet.assembly.serve import Wish, listen, make_server, shown_host, start_libvirt
+from cumulet.assembly.space import ensure_room
 from cumulet.assembly.start import as_root
 from cumulet.assembly.table import AGENTS, ALL_ROLES, FRONT, HOST_ROLES, SERVICES, entry_of
 from cumulet.kernel.secrets import SecretFile
@@ -53,7 +54,7 @@ def run_roles(wish: Wish, roles: Iterable[str], *, port: int | None, log: Callab
     wanted = frozenset(roles)
     wish.settings = for_roles(wish.settings, wanted)
     config = cloud_config(wish.settings)
-    wish.data.mkdir(parents=True, exist_ok=True)
+    ensure_room(wish.data)
     place = Place(wish.data)
     place.lock(shared=True)
     for role in sorted(wanted & HOST_ROLES):

@@ -22,6 +22,7 @@ from cumulet.assembly.machine import WORKER, check_machine, ensure_users
 from cumulet.assembly.place import Place
 from cumulet.assembly.readable import open_code
 from cumulet.assembly.serve import Wish, run
+from cumulet.assembly.space import ensure_room
 
 if TYPE_CHECKING:
     from cumulet.compute.drivers.libvirtd import SystemLibvirtd
@@ -42,7 +43,7 @@ def up(wish: Wish, *, guest_image: Path | None, log: Callable[[], Any]) -> int:
 
     Raises Taken, OSError or SettingsError before anything is served.
     """
-    wish.data.mkdir(parents=True, exist_ok=True)
+    ensure_room(wish.data)
     place = Place(wish.data)
     place.lock()
     wish.options.update(hypervisor=wish.hypervisor, cloud_id=_cloud_id(wish.data), sole=True)

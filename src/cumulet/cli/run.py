@@ -60,6 +60,7 @@ def _run(roles: tuple[str, ...], given: dict[str, Any]) -> int:
     from cumulet.assembly.table import HOST_ROLES
     from cumulet.kernel import log
     from cumulet.kernel.db.schema import SchemaTooNew
+    from cumulet.kernel.errors import Fault
     from cumulet.kernel.settings import Settings, SettingsError
 
     data = given["data"].absolute()
@@ -79,7 +80,7 @@ def _run(roles: tuple[str, ...], given: dict[str, Any]) -> int:
             wish.options["guest_image"] = {"name": "tiny", "path": str(image), "disk_format": image.suffix[1:]}
         port = given["port"] if given["port"] is not None else port_of(roles)
         return run_roles(wish, roles, port=port, log=lambda: log.configure(json=given["log_json"]))
-    except (Taken, SettingsError, SchemaTooNew, OSError) as error:
+    except (Taken, SettingsError, SchemaTooNew, Fault, OSError) as error:
         click.echo(f"cumulet: {error}", err=True)
         return 1
 

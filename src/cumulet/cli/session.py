@@ -304,6 +304,15 @@ class Session:
         hint = "" if "admin" in self.roles else " (servers of all projects: --os-cloud cumulet-admin)"
         raise CliError(f"no server is called {named!r} in this project{hint}")
 
+    def find_volume(self, named: str) -> tuple[str, str]:
+        """The id and the name of a volume by either; an id is taken as it is."""
+        if _is_uuid(named):
+            return named.lower(), ""
+        found = self.call("block-storage", "GET", f"/volumes?name={quote(named, safe='')}")["volumes"]
+        if len(found) != 1:
+            raise CliError(f"{len(found) or 'no'} volumes are called {named!r} in this project")
+        return found[0]["id"], found[0]["name"]
+
     def roles_now(self) -> list[str]:
         self.token()
         return self.roles

@@ -61,6 +61,8 @@ def _foreground(given: dict[str, Any]) -> int:
     from cumulet.assembly.place import Taken
     from cumulet.assembly.serve import Wish
     from cumulet.assembly.start import choose_hypervisor, find_guest_image, up
+    from cumulet.kernel.db.schema import SchemaTooNew
+    from cumulet.kernel.errors import Fault
     from cumulet.kernel.settings import Settings, SettingsError
 
     data: Path = given["data"]
@@ -88,7 +90,7 @@ def _foreground(given: dict[str, Any]) -> int:
         return up(
             wish, guest_image=given["guest_image"] or find_guest_image(), log=lambda: _log(data, given["log_json"])
         )
-    except (Taken, SettingsError, OSError) as error:
+    except (Taken, SettingsError, SchemaTooNew, Fault, OSError) as error:
         click.echo(f"cumulet: {error}", err=True)
         return 1
 
@@ -102,9 +104,14 @@ def _log(data: Path, json: bool) -> None:
 def _detached(given: dict[str, Any]) -> int:
     """Start ourselves again in a session of its own, and wait until that one serves."""
     from cumulet.assembly.place import Place
+    from cumulet.assembly.space import ensure_room
 
     data: Path = given["data"]
-    data.mkdir(parents=True, exist_ok=True)
+    try:
+        ensure_room(data)
+    except OSError as error:
+        click.echo(f"cumulet: {error}", err=True)
+        return 1
     place = Place(data)
     before = (place.running() or {}).get("started")
     argv = [sys.executable, "-m", "cumulet.cli", *[word for word in sys.argv[1:] if word != "--detach"]]

@@ -15,10 +15,14 @@ _SHOWN = 20
 @click.command()
 @click.argument("server")
 @cloud_options
+@click.option("--volume", "is_volume", is_flag=True, help="SERVER is a volume: say why it is in error.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def why(place: Place, server: str, as_json: bool) -> None:
+def why(place: Place, server: str, is_volume: bool, as_json: bool) -> None:
     """Say why SERVER (name or id) got its host, or none: hosts in and out of each filter, and the numbers."""
     session = Session(place)
+    if is_volume:
+        _volume(session, server, as_json=as_json)
+        return
     server_id, shown = session.find_server(server)
     told = session.call("cumulet", "GET", f"/servers/{server_id}/why")
     if as_json:
@@ -33,6 +37,16 @@ def why(place: Place, server: str, as_json: bool) -> None:
     for part in picture(told, shown["name"] if shown else server, server_id, shown["status"] if shown else ""):
         console.print(part)
     console.print()
+
+
+def _volume(session: Session, named: str, *, as_json: bool) -> None:
+    """Why a volume is as it is, in one line."""
+    volume_id, name = session.find_volume(named)
+    told = session.call("block-storage", "GET", f"/cumulet/volumes/{volume_id}/why")
+    if as_json:
+        say_json(told)
+    else:
+        click.echo(f"{name or volume_id}  {volume_id}  {told['status']}\n{told['reason'] or 'nothing went wrong'}")
 
 
 def picture(told: dict[str, Any], name: str, server_id: str, status: str) -> list[Any]:

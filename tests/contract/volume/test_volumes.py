@@ -380,6 +380,13 @@ async def test_a_back_end_that_fails_or_is_full(volumes: Volumes) -> None:
     volumes.knobs.full = True
     full = await volumes.make(wait="error")
     volumes.knobs.full = False
+    told = [(await volumes.request("GET", f"/cumulet/volumes/{one['id']}/why")).json for one in (broken, full)]
+    assert [one["status"] for one in told] == ["error", "error"]
+    assert "broken" in told[0]["reason"]
+    assert "a back end: " in told[1]["reason"], "its name is for administrators"
+    why = await volumes.request("GET", f"/cumulet/volumes/{full['id']}/why", token=ADMIN)
+    assert "@simulated: " in why.json["reason"]
+    assert (await volumes.request("GET", f"/cumulet/volumes/{full['id']}/why", token=ALT)).status == 404
     huge = await volumes.make(size=900, wait="available")
     for one in (broken, full, huge):
         assert (await volumes.request("DELETE", f"/volumes/{one['id']}")).status == 202

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -170,3 +171,27 @@ def test_an_address_that_is_taken_is_named(data: Path) -> None:
     assert done.returncode == 1
     assert f"can't listen on 127.0.0.1:{port}" in done.stderr
     assert "--port" in done.stderr
+
+
+def test_what_is_wrong_is_named_before_anything_is_served(data: Path) -> None:
+    """A key that there is not, a database of a newer release, one that is none: words, and no traceback."""
+    settings = data / "cumulet.toml"
+    settings.write_text("[compute]\nmax_limits = 5\n")
+    up = ("up", "--data", data, "--port", str(free_port()), "--hypervisor", "simulated")
+
+    def refused(*more: str | Path) -> str:
+        done = cumulet(*up, *more, check=False)
+        assert done.returncode == 1, done.stdout
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "[compute] max_limits: no such setting" in refused("--settings", settings)
+    with sqlite3.connect(data / "insight.db") as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        connection.execute("INSERT INTO alembic_version VALUES ('9999')")
+    connection.close()
+    assert "insight: the database is at version 9999, this release knows up to" in refused()
+    for file in data.glob("insight.db*"):
+        file.unlink()
+    (data / "image.db").write_bytes(b"no database at all, for sure" * 1000)
+    assert f"[cloud] database: {data}/image.db can't be opened: file is not a database" in refused()

@@ -158,5 +158,6 @@ ROUTES = [
           policy="scheduler_extension:scheduler_stats:get_pools", query=s.DETAIL),
     Route("GET /v3/capabilities/{host}", discovery.capabilities, policy="volume_extension:capabilities"),
     Route("GET /v3/extensions", discovery.extensions, policy="volume_extension:list_extensions"),
+    Route("GET /v3/cumulet/volumes/{volume_id}/why", volumes.why, policy="volume:get", target=volumes.target),
     *owned.ROUTES,
 ]  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import select
+
 from cumulet.kernel import clock
 from cumulet.kernel.db import Row
 from cumulet.kernel.errors import Invalid, NotFound
@@ -14,7 +16,7 @@ from cumulet.volume.api.paging import filters_of, links_of, next_link, page_of
 from cumulet.volume.logic import Volume, words
 from cumulet.volume.logic import lists as lists_logic
 from cumulet.volume.logic import volumes as logic
-from cumulet.volume.models import VOLUMES
+from cumulet.volume.models import SERVICES, VOLUMES
 from cumulet.volume.schemas import VOLUME, VOLUME_DETAIL, VOLUME_FILTERS, moment
 from cumulet.volume.states import ATTACHED
 
@@ -78,6 +80,17 @@ async def create(request: Request) -> dict[str, Any]:
 async def show(request: Request) -> dict[str, Any]:
     row = request.found
     return {"volume": request.render(VOLUME_DETAIL, _document(request, row), _target(row))}
+
+
+async def why(request: Request) -> dict[str, Any]:
+    """Our own addition: why a volume is in error, with the back ends' names for administrators only."""
+    reason = request.found["fault"] or ""
+    if not request.context.is_admin:
+        volume: Volume = request.service
+        names = {row["host"] for row in await volume.database.all(select(SERVICES.c.host))}
+        for name in sorted(names, key=len, reverse=True):
+            reason = reason.replace(name, "a back end")
+    return {"status": request.found["status"], "reason": reason}
 
 
 async def index(request: Request) -> dict[str, Any]:

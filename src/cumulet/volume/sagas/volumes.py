@@ -54,7 +54,8 @@ async def choose_host(run: Run) -> str:
     if not found and clock.now() - run.started_at < 30:
         raise Wait(1.0)  # no agent has reported yet
     told = "; ".join(f"{host} {reason}" for host, reason in sorted(found.items())) or "no back end has reported"
-    raise Failed(f"No valid backend was found. {told}")
+    last = run.notes.get("last_reason")
+    raise Failed(f"No valid backend was found. {told}" + (f". The last one that was tried: {last}" if last else ""))
 
 
 async def release_host(run: Run) -> None:
@@ -72,7 +73,8 @@ async def make(run: Run) -> None:
         await run.world.order(MAKE, Make(params.volume_id, params.size_gib, params.kind, params.source_id), host)
     except Failed as failed:
         if failed.details.get("full") and params.only is None:
-            raise RetryFrom("host", failed.message, tried=[backend_host(host)]) from None
+            reason = f"{backend_host(host)}: {failed.message}"
+            raise RetryFrom("host", failed.message, tried=[backend_host(host)], last_reason=reason) from None
         raise
 
 
