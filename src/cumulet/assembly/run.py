@@ -29,6 +29,7 @@ from cumulet.assembly.start import as_root
 from cumulet.assembly.table import AGENTS, ALL_ROLES, FRONT, HOST_ROLES, SERVICES, entry_of
 from cumulet.kernel.secrets import SecretFile
 from cumulet.kernel.settings import SettingsError
+from cumulet.network.config import NetworkConfig
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 30
@@ -72,6 +73,8 @@ def run_roles(wish: Wish, roles: Iterable[str], *, port: int | None, log: Callab
         volume_driver="file" if real else "simulated",
         cloud_id=_cloud_id(wish.data, secrets) if wanted - {FRONT} else "",
     )
+    if underlay := wish.settings.section("network", NetworkConfig).underlay_address:
+        wish.options["host_ip"] = underlay
 
     def serve(wish: Wish) -> int:
         import uvloop

@@ -55,6 +55,7 @@ async def _control(
     from cumulet.compute.limits import DEFAULTS
     from cumulet.compute.logic import Compute
     from cumulet.compute.loops import loops
+    from cumulet.compute.metadata.app import SECRET
     from cumulet.compute.models import METADATA, OUTBOX, QUOTA_LIMITS, QUOTA_USAGE, SAGAS
     from cumulet.compute.sagas.table import SAGAS as ALL
     from cumulet.compute.sagas.world import World
@@ -83,6 +84,7 @@ async def _control(
         built.append(Role("conductor", tasks=[conductor, ear, outbox.loop, *loops(compute, conductor)]))
     if "compute-api" in roles:
         app, metadata = make_api(parts, compute)
+        parts.secrets.get(SECRET)  # made now, not at the first question: hosts are given it before
         parts.options["metadata_app"] = metadata
         built.append(Role("compute-api", app=app))
 
