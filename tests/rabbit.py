@@ -227,6 +227,11 @@ class Rabbit:
         """The URL of the bus, without a password."""
         return f"amqp://{quote(user or self.user)}@127.0.0.1:{port or self.node.amqp}/{self.vhost}"
 
+    @property
+    def management(self) -> tuple[str, str]:
+        """URL of the management API with its administrator, and his password."""
+        return f"http://{ADMIN}@127.0.0.1:{self.node.management}", PASSWORD
+
     def tls_url(self) -> str:
         return f"amqps://{self.user}@localhost:{self.node.amqps}/{self.vhost}?cafile={self.node.ca_file}"
 

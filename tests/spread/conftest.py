@@ -20,6 +20,6 @@ async def spread(postgres: str, rabbit_broker: Node, tmp_path_factory: pytest.Te
     bus = rabbit.url().replace("@", f":{rabbit.password}@", 1)
     async with (
         new_database(postgres) as dsn,
-        spread_cloud(tmp_path_factory.mktemp("spread"), dsn, bus) as cloud,
+        spread_cloud(tmp_path_factory.mktemp("spread"), dsn, bus, management=rabbit.management) as cloud,
     ):
         yield cloud

@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 
 from cumulet.assembly.table import SERVICES, entry_of
+from cumulet.kernel.secrets import SecretFile
 
 READY_WITHIN = 180.0
 
@@ -122,6 +123,20 @@ class Spread:
         self.processes.append(process)
         return process
 
+    def join(self, *words: str, name: str) -> Process:
+        """Start `cumulet join` on a machine called ``name``, with a data directory of its own."""
+        self.count += 1
+        log = self.folder / f"{self.count}-join.log"
+        argv = [
+            sys.executable, "-m", "cumulet.cli", "join", *words, "--data", str(self.folder / name), "--name", name,
+            "--hypervisor", "simulated",
+        ]  # fmt: skip
+        with log.open("wb") as out:
+            popen = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environ())
+        process = Process(AGENTS, name, None, log, popen)
+        self.processes.append(process)
+        return process
+
     async def request(
         self, method: str, path: str, document: Any = None, *, token: str | None = None, base: str | None = None,
         headers: Mapping[str, str] | None = None, body: Any = None,
@@ -202,9 +217,12 @@ def write_settings(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> Pat
 @asynccontextmanager
 async def spread_cloud(
     folder: Path, database: str, bus: str, *, groups: Iterable[tuple[str, ...]] = GROUPS, twice: bool = True,
-    hosts: int = 1,
+    hosts: int = 1, management: tuple[str, str] | None = None,
 ) -> AsyncIterator[Spread]:  # fmt: skip
-    """A running cloud whose control roles run ``twice``, with a front door and ``hosts`` hosts of simulated guests."""
+    """A running cloud whose control roles run ``twice``, with a front door and ``hosts`` hosts of simulated guests.
+
+    ``management``: URL and password of the broker's management API, for hosts that join.
+    """
     planned = [(roles, free_port()) for roles in groups for _ in range(2 if twice else 1)]
     front = free_port()
     endpoints: dict[str, list[str]] = {}
@@ -219,12 +237,15 @@ async def spread_cloud(
             "cloud": {
                 "database": database, "bus": bus, "secrets": str(folder / "secrets.json"), "database_connections": 4,
                 "url": f"http://127.0.0.1:{front}", "heartbeat_seconds": 1.0,
+                **({"bus_management": management[0]} if management else {}),
             },
             "cloud.endpoints": endpoints,
             "identity": {"hash_memory_kib": 8},
         },
     )  # fmt: skip
     assert len(endpoints) == len(SERVICES) + 1
+    if management is not None:
+        SecretFile(folder / "secrets.json").put("bus_management", management[1])
     async with aiohttp.ClientSession() as session:
         cloud = Spread(folder, settings, database, session)
         try:

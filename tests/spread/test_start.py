@@ -182,7 +182,7 @@ async def test_migrations_run_once_and_a_newer_schema_is_refused(tmp_path: Path,
         await (await insight("a")).stop()
         connection = await asyncpg.connect(dsn)
         try:
-            await connection.execute("DROP TABLE insight.processes")
+            await connection.execute("DROP TABLE insight.processes, insight.hosts, insight.join_tokens")
             await connection.execute("UPDATE insight.alembic_version SET version_num = '0001'")
             for cloud in await asyncio.gather(insight("a"), insight("b")):
                 await cloud.stop()

@@ -7,9 +7,10 @@ this process is called directly, any other by its URL.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 import orjson
 from sqlalchemy import MetaData
 
-from cumulet.assembly.config import METADATA, CloudConfig, check_other_sections, cloud_config, urls_of
+from cumulet.assembly.config import METADATA, CloudConfig, check_other_sections, cloud_config, joining, urls_of
 from cumulet.assembly.forward import Forward
 from cumulet.assembly.health import Health
 from cumulet.assembly.heartbeat import heartbeat
+from cumulet.assembly.standing import said, standing, was_removed
 from cumulet.assembly.table import AGENTS, ALL_ROLES, FRONT, NEED_BUS, SERVICES, Entry, catalogue
 from cumulet.client.identity import TokenAuthenticator
 from cumulet.client.session import ServiceSession
@@ -34,7 +36,7 @@ from cumulet.kernel.http import Api
 from cumulet.kernel.http.listener import HttpConfig
 from cumulet.kernel.loops import Loop
 from cumulet.kernel.policyfiles import PolicyConfig, PolicyFiles
-from cumulet.kernel.registry import Parts, Runnable, Service, Transport
+from cumulet.kernel.registry import HOST_SECRET, Parts, Runnable, Service, Transport, login_of
 from cumulet.kernel.secrets import Seal, SecretFile
 from cumulet.kernel.settings import Settings, SettingsError
 
@@ -61,6 +63,8 @@ class Cloud:
     started: list[Runnable] = field(default_factory=list)
     address: str = ""
     """Where this process listens, if it does."""
+    dismissed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once this host was removed from the cloud."""
 
     def __post_init__(self) -> None:
         self.health = self.front.health = Health(self)
@@ -202,12 +206,16 @@ async def build(
 
     for entry, here in chosen:
         _load(entry, here)
-    bus = halts.around(await _open_bus(config, secrets, host), "rpc", "call", "cast")
+    try:
+        bus = halts.around(await _open_bus(config, secrets, host), "rpc", "call", "cast")
+    except SettingsError:
+        await _check_standing(host, secrets, transport, transports)
+        raise
     buffer = trace.Buffer()
     trace.use_buffer(buffer)
     user = chosen[0][0].package if chosen else "compute"
-    password = secrets.get(f"service:{user}") if chosen else ""  # the front door vouches for nobody
-    authenticator = TokenAuthenticator(ServiceSession(transport, user, password))
+    login = login_of(secrets, host, user) if chosen else (user, "")  # the front door vouches for nobody
+    authenticator = TokenAuthenticator(ServiceSession(transport, *login))
     parts = Parts(
         settings=settings,
         data=data,
@@ -220,7 +228,7 @@ async def build(
         # a host keeps no journal, and never learns the key of those who do
         seal=Seal(secrets.get("seal") if wanted - AGENTS else ids.new_secret()),
         privileged=privileged,
-        options={"catalogue": catalogue(), "region": config.region, **(options or {})},
+        options={"catalogue": catalogue(), "region": config.region, "joining": joining(settings), **(options or {})},
     )
     cloud = Cloud(data, config, wanted, parts, {}, bus, Front(), [], databases, buffer, transports)
     if wanted - AGENTS:
@@ -238,7 +246,24 @@ async def build(
         raise
     if "insight" in cloud.services or not packages:
         cloud.tasks += [_events_loop(buffer, bus), cloud.heartbeat]
+    if secrets.known(HOST_SECRET):
+        cloud.tasks.append(standing(cloud))
     return cloud
+
+
+async def _check_standing(
+    host: str, secrets: SecretFile, transport: Callable[[str], Transport], opened: Mapping[str, Transport]
+) -> None:
+    """Raise SettingsError saying that this host was removed, when that is why the bus refuses it."""
+    try:
+        if secrets.known(HOST_SECRET) and await was_removed(host, secrets, transport):
+            raise SettingsError(said(host))
+    except Fault:
+        return
+    finally:
+        for one in opened.values():
+            if isinstance(one, RemoteTransport):
+                await one.close()
 
 
 def _lay_policy(cloud: Cloud) -> None:

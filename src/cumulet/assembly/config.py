@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from cumulet.assembly.table import AGENTS, SERVICES
+from cumulet.assembly.table import AGENTS, HOSTS_ASK, HOSTS_SERVE, SERVICES
+from cumulet.kernel.bus.names import Address
+from cumulet.kernel.errors import Fault
 from cumulet.kernel.settings import Settings, SettingsError
 
 METADATA = "metadata"
@@ -30,6 +33,10 @@ class CloudConfig(msgspec.Struct, forbid_unknown_fields=True):
     """Connections to the database, at most, for each service of a process."""
     bus: str = ""
     """``amqp://user:password@host/vhost``; empty: the roles of this process hear only each other."""
+    bus_management: str = ""
+    """``https://administrator@host:15671``: the broker's management API, for hosts that join to get users there."""
+    host: str = ""
+    """The name of this machine in the cloud; empty: its own."""
     secrets: str = ""
     """The file of the cloud's generated secrets, the same on every machine; empty: in the data directory."""
     url: str = ""
@@ -62,9 +69,41 @@ def cloud_config(settings: Settings) -> CloudConfig:
         _check_url("[cloud] database", config.database, ("postgresql", "postgres"), host=False)
     if config.bus:
         _check_url("[cloud] bus", config.bus, ("amqp", "amqps"))
+    if config.bus_management:
+        _check_url("[cloud] bus_management", config.bus_management, ("http", "https"))
     if config.url:
         _check_url("[cloud] url", config.url, ("http", "https"))
     return config
+
+
+OF_HOSTS = ("compute", "network", "volume")
+"""Sections of which a host that joins gets the controllers' values."""
+
+
+def joining(settings: Settings) -> dict[str, Any]:
+    """What a host that joins is told, and what it takes to make it a user of the broker; see `insight`."""
+    config = cloud_config(settings)
+    front = config.url.rstrip("/")
+    endpoints = {type_: urls_of(urls) for type_, urls in config.endpoints.items()}
+    mounts = {entry.type: entry.mount for entry in SERVICES} | {METADATA: f"/{METADATA}"}
+    for type_, mount in mounts.items() if front else ():
+        endpoints.setdefault(type_, [front + mount])
+    sections = {name: values for name in OF_HOSTS if (values := settings.given(name))}
+    sections.get("network", {}).pop("underlay_address", None)
+    return {
+        "bus": config.bus, "management": config.bus_management, "endpoints": endpoints, "url": front,
+        "region": config.region, "heartbeat_seconds": config.heartbeat_seconds, "sections": sections,
+        "calls": list(HOSTS_ASK), "serves": list(HOSTS_SERVE), "bus_ca": _bus_ca(config.bus),
+    }  # fmt: skip
+
+
+def _bus_ca(bus: str) -> str | None:
+    """The certificate by which the broker is trusted, if it is not one of the system's."""
+    try:
+        file = Address.parse(bus).ca_file if bus else None
+        return Path(file).read_text() if file else None
+    except (Fault, OSError):
+        return None  # the bus itself says so when it is opened
 
 
 def urls_of(urls: str | list[str]) -> list[str]:

@@ -25,8 +25,10 @@ from cumulet.assembly.health import DRAINING, READY
 from cumulet.assembly.place import Place, Taken
 from cumulet.assembly.serve import Wish, listen, make_server, shown_host, start_libvirt
 from cumulet.assembly.space import ensure_room
+from cumulet.assembly.standing import said
 from cumulet.assembly.start import as_root
 from cumulet.assembly.table import AGENTS, ALL_ROLES, FRONT, HOST_ROLES, SERVICES, entry_of
+from cumulet.kernel.registry import HOST_SECRET
 from cumulet.kernel.secrets import SecretFile
 from cumulet.kernel.settings import SettingsError
 from cumulet.network.config import NetworkConfig
@@ -93,12 +95,16 @@ def _check_secrets(secrets: SecretFile, roles: frozenset[str]) -> None:
     """A process without a database makes no secrets: what it needs was made by those that have one."""
     if roles - AGENTS:
         return
-    wanted = [f"service:{entry_of(role).package}" for role in sorted(roles & HOST_ROLES)]
-    wanted += [METADATA] if "network-agent" in roles else []
-    wanted += ["cloud_id"] if roles & HOST_ROLES else []
+    wanted = ["cloud_id"] if roles & HOST_ROLES else []
+    if not secrets.known(HOST_SECRET):
+        wanted += [f"service:{entry_of(role).package}" for role in sorted(roles & HOST_ROLES)]
+        wanted += [METADATA] if "network-agent" in roles else []
     missing = [name for name in wanted if not secrets.known(name)]
     if missing:
-        raise SettingsError(f"[cloud] secrets: {secrets.path} lacks {', '.join(missing)}; copy it from a controller")
+        raise SettingsError(
+            f"[cloud] secrets: {secrets.path} lacks {', '.join(missing)}; join the cloud (cumulet join URL TOKEN), or "
+            f"copy the file from a controller"
+        )
 
 
 def _cloud_id(data: Path, secrets: SecretFile) -> str:
@@ -147,17 +153,21 @@ async def _serve_on(listener: socket.socket | None, wish: Wish, roles: frozenset
     serving = asyncio.create_task(server.serve(sockets=[listener])) if listener is not None else None
     stopping = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(_start(wish, cloud))
+    dismissed = asyncio.create_task(cloud.dismissed.wait())
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({starting, stopping, dismissed}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
             _log.info("ready: %s", ", ".join(sorted(roles)))
-            await stopping
+            await asyncio.wait({stopping, dismissed}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("ending")
     finally:
         starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
+        dismissed.cancel()
+        await asyncio.gather(starting, dismissed, return_exceptions=True)
         await _end(cloud, server, serving)
+    if cloud.dismissed.is_set():
+        raise SettingsError(said(wish.name))
     return 0
 
 

@@ -47,6 +47,10 @@ HOST_ROLES = frozenset({"compute-agent", "network-agent", "volume-agent"})
 """Roles of which a host has one each."""
 AGENTS = HOST_ROLES | {FRONT}
 """Roles that know no database."""
+HOSTS_ASK = ("compute.conductor", "insight.events", "network.api", "volume.scheduler")
+"""Topics that the agents of a host ask."""
+HOSTS_SERVE = ("compute.agent", "network.agent", "volume.agent")
+"""Topics that they serve."""
 NEED_BUS = frozenset({"network", "volume", "compute"})
 """Services whose roles speak to each other over the bus."""
 

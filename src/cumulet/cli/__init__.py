@@ -53,6 +53,8 @@ class LazyGroup(click.Group):
 COMMANDS: Table = {
     "up": ("cumulet.cli.up:up", "Start the whole cloud on this machine."),
     "run": ("cumulet.cli.run:run", "Run some roles of a spread cloud in this process."),
+    "join": ("cumulet.cli.join:join", "Make this machine a host of a spread cloud, and run its agents."),
+    "host": ("cumulet.cli.host:host", "Let hosts join the cloud, rest, or leave it."),
     "roles": ("cumulet.cli.roles:roles", "Show who runs what, where, since when, and who lives."),
     "down": ("cumulet.cli.down:down", "Stop the cloud; with --purge, leave nothing of it."),
     "status": ("cumulet.cli.status:status", "Show whether the cloud and each service answer."),

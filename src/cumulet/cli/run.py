@@ -49,10 +49,13 @@ def run(roles: tuple[str, ...], **given: Any) -> None:
     """
     if bool(given["tls_cert"]) != bool(given["tls_key"]):
         raise click.UsageError("--tls-cert and --tls-key go together")
-    sys.exit(_run(roles, given))
+    sys.exit(start(roles, given))
 
 
-def _run(roles: tuple[str, ...], given: dict[str, Any]) -> int:
+def start(roles: tuple[str, ...], given: dict[str, Any]) -> int:
+    """Run the roles as the command line said in ``given``; returns the exit status."""
+    from cumulet.assembly.config import cloud_config
+    from cumulet.assembly.join import joined
     from cumulet.assembly.place import Taken
     from cumulet.assembly.run import check_roles, port_of, run_roles
     from cumulet.assembly.serve import Wish
@@ -71,14 +74,18 @@ def _run(roles: tuple[str, ...], given: dict[str, Any]) -> int:
             hypervisor, reasons = choose_hypervisor(given["hypervisor"], data)
             for reason in reasons:
                 click.echo(f"The hypervisor is simulated: {reason}", err=True)
+        file = given["settings"] or (joined(data) if set(roles) <= HOST_ROLES else None)
+        settings = Settings.read(file)
+        kept = cloud_config(settings).host
         wish = Wish(
-            data=data, host=given["address"], hypervisor=hypervisor, settings=Settings.read(given["settings"]),
-            certificate=given["tls_cert"], key=given["tls_key"], name=given["name"] or socket.gethostname(),
+            data=data, host=given.get("address", "127.0.0.1"), hypervisor=hypervisor, settings=settings,
+            certificate=given.get("tls_cert"), key=given.get("tls_key"),
+            name=given["name"] or kept or socket.gethostname(),
             on_ready=_say_json if given["as_json"] else _say_ready,
         )  # fmt: skip
-        if (image := given["guest_image"]) is not None:
+        if (image := given.get("guest_image")) is not None:
             wish.options["guest_image"] = {"name": "tiny", "path": str(image), "disk_format": image.suffix[1:]}
-        port = given["port"] if given["port"] is not None else port_of(roles)
+        port = given["port"] if given.get("port") is not None else port_of(roles)
         return run_roles(wish, roles, port=port, log=lambda: log.configure(json=given["log_json"]))
     except (Taken, SettingsError, SchemaTooNew, Fault, OSError) as error:
         click.echo(f"cumulet: {error}", err=True)

@@ -23,7 +23,7 @@ EFFECTS = ("ensure_running", "ensure_absent", "attach_disk", "detach_disk", "att
 async def build(parts: Parts, roles: set[str]) -> Service:
     """The service with the roles among compute-api, scheduler, conductor and compute-agent."""
     config = parts.settings.section("compute", ComputeConfig)
-    session = ServiceSession(parts.transport, "compute", parts.secrets.get("service:compute"))
+    session = ServiceSession(parts.transport, *parts.login("compute"))
     built: list[Role] = []
     closing: list[Any] = []
     bootstrap = None

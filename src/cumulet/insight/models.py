@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of insight: flow events as they came, in the order in which they came; and the processes of the cloud."""
+"""The tables of insight: flow events in the order in which they came; processes, hosts and join tokens of the cloud."""
 
 from __future__ import annotations
 
@@ -44,4 +44,31 @@ PROCESSES = Table(
     Column("started_at", Time, nullable=False),
     Column("every", Float, nullable=False),
     Column("seen_at", Time, nullable=False, index=True),
+)
+
+JOIN_TOKENS = Table(
+    "join_tokens",
+    METADATA,
+    Column("hash", String(64), primary_key=True),
+    Column("host", String(255)),
+    Column("created_at", Time, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("expires_at", Time, nullable=False),
+    # of what the claiming host alone knows
+    Column("claim", String(64)),
+    Column("claimed_by", String(255)),
+    Column("claimed_at", Time),
+)
+
+HOSTS = Table(
+    "hosts",
+    METADATA,
+    Column("name", String(255), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("claim", String(64), nullable=False),
+    Column("node", String(36)),
+    Column("created_at", Time, nullable=False),
+    Column("changed_at", Time, nullable=False),
+    # when a join that is not finished is undone
+    Column("until", Time),
 )

@@ -17,6 +17,10 @@ STEPS: Final = "cumulet:steps:list"
 CHECK: Final = "cumulet:check"
 REPAIR: Final = "cumulet:check:repair"
 ROLES: Final = "cumulet:roles:list"
+JOIN_TOKENS: Final = "cumulet:join_tokens:create"
+HOSTS: Final = "cumulet:hosts:list"
+MAINTAIN: Final = "cumulet:hosts:update"
+REMOVE: Final = "cumulet:hosts:delete"
 
 RULES: Final = [
     Rule(FLOW, _READER, description="See the flow of a server."),
@@ -27,4 +31,8 @@ RULES: Final = [
     Rule(CHECK, "role:admin", ("project", "system"), description="Have all invariants of the cloud checked."),
     Rule(REPAIR, "role:admin", description="Have broken invariants mended."),
     Rule(ROLES, "role:admin", ("system", "project"), description="See the processes of the cloud, and which live."),
+    Rule(JOIN_TOKENS, "role:admin", ("system", "project"), description="Let a machine join the cloud as a host."),
+    Rule(HOSTS, "role:admin", ("system", "project"), description="See the hosts of the cloud."),
+    Rule(MAINTAIN, "role:admin", ("system", "project"), description="Have nothing new put on a host, or again."),
+    Rule(REMOVE, "role:admin", ("system", "project"), description="Remove a host from the cloud."),
 ]

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from cumulet.client.session import ServiceSession
 from cumulet.insight.api import ROUTES
 from cumulet.insight.config import Config
 from cumulet.insight.errors import InsightDialect
 from cumulet.insight.logic import Insight
+from cumulet.insight.logic.credentials import Credentials, Joining
+from cumulet.insight.logic.hosts import Hosts
+from cumulet.insight.logic.records import Records
 from cumulet.insight.models import METADATA
 from cumulet.insight.policy import RULES
 from cumulet.insight.rpc import ALIVE, EVENTS, Events
@@ -20,6 +25,7 @@ from cumulet.kernel.policy import Policy
 from cumulet.kernel.registry import Parts, Role, Runnable, Service
 
 _PURGE_SECONDS = 3600.0
+_SWEEP_SECONDS = 30.0
 _LOOK = 1.0
 
 
@@ -49,7 +55,9 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     config = parts.settings.section("insight", Config)
     database = await parts.open_database("insight", METADATA, Path(__file__).parent / "migrations")
     session = ServiceSession(parts.transport, "insight", parts.secrets.get("service:insight"))
-    insight = Insight(database, lambda: parts.transport("compute"), session, parts.authenticator, config)
+    joining = msgspec.convert(parts.options.get("joining", {}), Joining)
+    hosts = Hosts(database, Credentials(joining, session, parts.secrets), Records(session))
+    insight = Insight(database, lambda: parts.transport("compute"), session, parts.authenticator, hosts, config)
     insight.look = None if parts.options.get("sole", True) else _LOOK
     api = Api(
         "insight",
@@ -65,6 +73,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     tasks: list[Runnable] = [
         Receiver(insight, parts.bus, parts.host),
         Loop("old flow events", _PURGE_SECONDS, insight.purge),
+        Loop("hosts that came or went half-way", _SWEEP_SECONDS, hosts.sweep),
     ]
 
     async def close() -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from sqlalchemy import MetaData
 
 from cumulet.kernel.bus import Bus
+from cumulet.kernel.bus.names import user_of_host
 from cumulet.kernel.db import Database
 from cumulet.kernel.http.api import Authenticator
 from cumulet.kernel.secrets import Seal, SecretFile
@@ -47,6 +48,19 @@ class Runnable(Protocol):
     async def stop(self) -> None: ...
 
 
+HOST_SECRET = "host"  # noqa: S105 - its name
+"""The secret that a joined host has instead of the services' own: the password of its own user."""
+METADATA_KEY = "metadata:host"
+"""The secret with which a joined host signs for the guests on it; others derive theirs from the secret `metadata`."""
+
+
+def login_of(secrets: SecretFile, host: str, package: str) -> tuple[str, str]:
+    """User and password of ``package`` in a process on ``host`` that has these secrets."""
+    if secrets.known(HOST_SECRET):
+        return user_of_host(host), secrets.get(HOST_SECRET)
+    return package, secrets.get(f"service:{package}")
+
+
 @dataclass
 class Parts:
     """What the assembly hands to a service when it builds it."""
@@ -68,6 +82,10 @@ class Parts:
     """The privileged host operations (`kernel.host.Host`)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Facts of this start that are no settings: chosen hypervisor, uid and gid of the guest user …"""
+
+    def login(self, package: str) -> tuple[str, str]:
+        """User and password with which the service ``package`` asks others here: on a joined host the host's own."""
+        return login_of(self.secrets, self.host, package)
 
 
 @dataclass

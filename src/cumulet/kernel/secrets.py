@@ -6,7 +6,9 @@ Nothing here ever prints a secret; the file has mode 0600 from its first byte.
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import hmac
 import os
 import re
 from collections.abc import Iterator
@@ -27,6 +29,12 @@ _TOKEN = re.compile(r"gAAAA[A-Za-z0-9_\-=]{20,}")
 def mask(text: str) -> str:
     """The text with the values of passwords, tokens and user data replaced by ``***``."""
     return _TOKEN.sub("***", _SENSITIVE.sub(r"\1\2***\2", text))
+
+
+def derive(secret: str, *parts: str) -> str:
+    """A secret of its own for what ``parts`` name, made from ``secret``: the same one each time, and no way back."""
+    named = b"".join(len(part.encode()).to_bytes(4) + part.encode() for part in parts)
+    return base64.urlsafe_b64encode(hmac.digest(secret.encode(), named, "sha256")).rstrip(b"=").decode()
 
 
 class SecretFile:
@@ -92,7 +100,6 @@ class Seal:
     """Authenticated encryption of small texts (tokens in the saga journal) under one key."""
 
     def __init__(self, secret: str) -> None:
-        import base64
         import hashlib
 
         from cryptography.fernet import Fernet

@@ -63,6 +63,10 @@ class Settings:
             told, _, place = str(error).partition(" - at `$.")
             raise SettingsError(f"[{name}] {place.rstrip('`')}: {told}" if place else f"[{name}] {told}") from None
 
+    def given(self, name: str) -> dict[str, Any]:
+        """What the file itself says in a section, unchecked."""
+        return dict(self._values.get(name, {}))
+
     def without(self, section: str, key: str) -> Settings:
         """The same settings without one key, as if neither file nor environment named it."""
         values = {name: dict(content) for name, content in self._values.items()}

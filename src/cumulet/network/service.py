@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cumulet.kernel.bus import Handlers, Subscription
-from cumulet.kernel.registry import Parts, Role, Service
+from cumulet.kernel.registry import METADATA_KEY, Parts, Role, Service
+from cumulet.kernel.secrets import derive
 from cumulet.network.config import NetworkConfig
 
 Bootstrap = Callable[[dict[str, Any]], Awaitable[dict[str, Any] | None]]
@@ -162,7 +163,9 @@ def _agent(parts: Parts, config: NetworkConfig) -> Role:
         driver = SimulatedNetwork(state_file=state / "network.json")
     metadata = None
     if url := parts.options.get("metadata_url"):
-        metadata = MetadataPlan(url, parts.secrets.get("metadata"))
+        own = METADATA_KEY if parts.secrets.known(METADATA_KEY) else ""  # a joined host was given its key
+        key = parts.secrets.get(own) if own else derive(parts.secrets.get("metadata"), parts.host)
+        metadata = MetadataPlan(url, key, parts.host)
     agent = NetworkAgent(
         parts.bus, driver, parts.host, every=config.heartbeat, tunnel_address=config.underlay_address,
         metadata=metadata, kind=kind,

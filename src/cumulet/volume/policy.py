@@ -9,6 +9,7 @@ from cumulet.kernel.policy import Rule
 _READER = "rule:xena_system_admin_or_project_reader"
 _MEMBER = "rule:xena_system_admin_or_project_member"
 _ADMIN = "rule:admin_api"
+HOST = "cumulet:volume_hosts"
 _ANY = ("project", "system", "domain")
 
 _RULES: list[tuple[str, str]] = [
@@ -96,4 +97,5 @@ RULES = [
     Rule("xena_system_admin_or_project_member", "(role:admin) or (role:member and project_id:%(project_id)s)", _ANY),
     *(Rule(name, check, _ANY) for name, check in _RULES),
     Rule(READ, CHECK, _ANY),
+    Rule(HOST, "role:admin", _ANY, description="See what is on a host's back end, and forget one that is gone."),
 ]

@@ -17,7 +17,7 @@ from cumulet.volume.config import VolumeConfig
 async def build(parts: Parts, roles: set[str]) -> Service:
     """The service with the roles among volume-api, volume-scheduler and volume-agent."""
     config = parts.settings.section("volume", VolumeConfig)
-    session = ServiceSession(parts.transport, "volume", parts.secrets.get("service:volume"))
+    session = ServiceSession(parts.transport, *parts.login("volume"))
     built: list[Role] = []
     bootstrap = None
     pools: list[Pool] = []

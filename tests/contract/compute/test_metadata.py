@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from cumulet.client.transport import LocalTransport
+from cumulet.kernel.secrets import derive
 from cumulet.network.drivers.bridge.metadata import signature
 from tests.cloud import Reply
 from tests.contract.compute.conftest import World
@@ -27,13 +28,19 @@ class Guest:
         self.address = server["addresses"]["private"][0]["addr"]
 
     def headers(self, **changes: str) -> dict[str, str]:
-        secret = self.world.cloud.cloud.parts.secrets.get("metadata")
-        told = {
-            "X-Forwarded-For": self.address,
+        return {**self.signed(self.address), **changes}
+
+    def signed(self, address: str, host: str = "") -> dict[str, str]:
+        """What the proxy of a host (of the guest's, unless named) says of a request from an address."""
+        parts = self.world.cloud.cloud.parts
+        host = host or parts.host
+        key = derive(parts.secrets.get("metadata"), host)
+        return {
+            "X-Forwarded-For": address,
             "X-Neutron-Network-ID": self.world.network,
-            "X-Cumulet-Signature": signature(secret, self.world.network, self.address),
+            "X-Cumulet-Host": host,
+            "X-Cumulet-Signature": signature(key, self.world.network, address),
         }
-        return {**told, **changes}
 
     async def ask(
         self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET", body: bytes = b""
@@ -127,6 +134,8 @@ async def test_a_password_is_left_once(guest: Guest) -> None:
         {"X-Cumulet-Signature": "0" * 64},
         {"X-Cumulet-Signature": ""},
         {"X-Forwarded-For": "10.20.0.1"},
+        {"X-Cumulet-Host": "another"},
+        {"X-Cumulet-Host": ""},
         {"X-Neutron-Network-ID": "11111111-1111-4111-8111-111111111111"},
     ],
 )
@@ -137,7 +146,12 @@ async def test_without_a_good_signature_there_is_nothing(guest: Guest, changes: 
 
 
 async def test_a_signed_address_without_a_server_gets_nothing(world: World, guest: Guest) -> None:
-    secret = world.cloud.cloud.parts.secrets.get("metadata")
     for address in ("10.20.0.254", "not-an-address", "%"):
-        signed = {"X-Forwarded-For": address, "X-Cumulet-Signature": signature(secret, world.network, address)}
-        assert (await guest.ask("/openstack/latest/meta_data.json", guest.headers(**signed))).status == 404
+        assert (await guest.ask("/openstack/latest/meta_data.json", guest.signed(address))).status == 404
+
+
+async def test_another_host_does_not_speak_for_the_guest(guest: Guest) -> None:
+    """Its signature is good, but the guest is not on it, and it does not serve the guest's network."""
+    reply = await guest.ask("/openstack/latest/meta_data.json", guest.signed(guest.address, "another"))
+    assert reply.status == 404
+    assert guest.server["id"] not in reply.data.decode()

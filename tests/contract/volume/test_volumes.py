@@ -485,6 +485,22 @@ async def test_a_disabled_back_end_gets_no_volumes(volumes: Volumes) -> None:
     assert (await volumes.request("PUT", "/os-services/enable", missing, token=ADMIN)).status == 404
 
 
+async def test_a_back_end_is_forgotten_when_nothing_is_on_it(volumes: Volumes) -> None:
+    made = await volumes.make(name="stays")
+    where = "/cumulet/hosts/node-1"
+    assert (await volumes.request("GET", where)).status == 403
+    on_it = (await volumes.request("GET", where, token=ADMIN)).json
+    assert ([one["id"] for one in on_it["volumes"]], on_it["snapshots"]) == ([made["id"]], [])
+    for other in ("node", "node-%", "node-_", "node-11"):
+        assert (await volumes.request("GET", f"/cumulet/hosts/{other}", token=ADMIN)).json["volumes"] == []
+    refused = await volumes.request("DELETE", where, token=ADMIN)
+    assert (refused.status, made["id"] in refused.data.decode()) == (409, True)
+    assert (await volumes.request("DELETE", f"/volumes/{made['id']}")).status == 202
+    await volumes.wait_gone(made["id"])
+    assert (await volumes.request("DELETE", where)).status == 403
+    assert (await volumes.request("DELETE", where, token=ADMIN)).status == 204
+
+
 async def test_types(volumes: Volumes) -> None:
     (default,) = (await volumes.request("GET", "/types")).json["volume_types"]
     assert (default["name"], default["is_public"], default["extra_specs"]) == ("__DEFAULT__", True, {})

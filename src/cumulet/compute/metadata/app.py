@@ -2,9 +2,12 @@
 """The metadata API: what 169.254.169.254 answers to a guest.
 
 A guest has no token. The proxy of its network says which network and address a
-request came from and signs that; only a request with a good signature, of an
-address that exactly one server of ours has there, is answered, and only about
-that server. Everything else is 404: the answer tells a stranger nothing.
+request came from and signs that with its host's key; only a request with a good
+signature, of an address that exactly one server of ours has there, is answered,
+and only about that server. A host may ask for the servers on it and, where it
+serves a network, for those on that network: a host that fell to somebody does
+not speak for the guests of others. Everything else is 404: the answer tells a
+stranger nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,14 +25,19 @@ from sqlalchemy import select
 from cumulet.compute.logic import Compute
 from cumulet.compute.metadata import documents
 from cumulet.compute.models import ADDRESSES, BLOCK_DEVICES, SERVERS
-from cumulet.kernel import ids
+from cumulet.kernel import clock, ids
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.errors import Conflict, Fault, Invalid, MethodNotAllowed, NotFound, TooLarge
+from cumulet.kernel.secrets import derive
 
 _log = logging.getLogger(__name__)
 ADDRESS, NETWORK, SIGNATURE = "x-forwarded-for", "x-neutron-network-id", "x-cumulet-signature"
+HOST: Final = "x-cumulet-host"
 SECRET: Final = "metadata"  # noqa: S105 - its name
-"""The name of the secret that the networks' proxies sign with."""
+"""The name of the secret from which each host's key is derived, with which its proxies sign."""
+_SERVES: Final = 30.0
+"""Seconds for which it is believed that a host serves a network."""
+_SERVED: Final = 10_000
 MAX_PASSWORD: Final = 1020
 """Most bytes of the (encrypted) password that a guest may leave."""
 NAMES: Final = ("meta_data.json", "password", "user_data", "vendor_data.json", "network_data.json", "vendor_data2.json")
@@ -44,6 +53,8 @@ class MetadataApp:
 
     def __init__(self, compute: Compute) -> None:
         self._compute = compute
+        self._served: OrderedDict[tuple[str, str], float] = OrderedDict()
+        """Network and host → until when the host is believed to serve it."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -88,7 +99,8 @@ class MetadataApp:
     async def _guest(self, headers: Mapping[str, str]) -> Row:
         """The one server whose NIC the request came from; raises NotFound for anybody else."""
         network_id, address = headers.get(NETWORK, ""), headers.get(ADDRESS, "").split(",")[0].strip()
-        expected = signature(self._compute.secrets.get(SECRET), network_id, address)
+        host = headers.get(HOST, "")
+        expected = signature(derive(self._compute.secrets.get(SECRET), host), network_id, address)
         if not hmac.compare_digest(expected.encode(), headers.get(SIGNATURE, "").encode()):
             raise NotFound
         try:
@@ -101,9 +113,21 @@ class MetadataApp:
         here = select(a.server_id).where(a.network_id == network_id, a.address == plain)
         living = select(SERVERS).where(SERVERS.c.id.in_(here), SERVERS.c.deleted_at.is_(None))
         found = await self._compute.db.all(living, point=True)
-        if len(found) != 1:
+        if len(found) != 1 or not (host == found[0]["host"] or await self._serves(host, network_id)):
             raise NotFound
         return found[0]
+
+    async def _serves(self, host: str, network_id: str) -> bool:
+        """Whether the host has the DHCP server of the network, or a router on it: their proxies hear all its guests."""
+        if self._served.get((network_id, host), 0.0) > clock.monotonic():
+            return True
+        ports = await self._compute.network.ports(network_id=network_id, as_service=True)
+        if not any(port.host_id == host and port.device_owner.startswith("network:") for port in ports):
+            return False
+        self._served[network_id, host] = clock.monotonic() + _SERVES
+        while len(self._served) > _SERVED:
+            self._served.popitem(last=False)
+        return True
 
     # ---- what it gets
 

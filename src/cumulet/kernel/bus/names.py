@@ -58,9 +58,14 @@ def is_private_to(queue: str, host: str) -> bool:
     return queue.startswith(_home(host) + "answers/")
 
 
+def user_of_host(host: str) -> str:
+    """The user that a host has in identity."""
+    return f"{_USER}{checked_host(host)}"
+
+
 def user_of(host: str, vhost: str) -> str:
     """The broker user of a host. Users belong to the whole broker, so the name holds the virtual host too."""
-    return f"{_USER}{checked_host(host)}+{vhost}"
+    return f"{user_of_host(host)}+{vhost}"
 
 
 def host_of(user: str) -> str | None:

@@ -129,6 +129,9 @@ class MetadataPlan(msgspec.Struct, frozen=True):
     url: str
     """Base URL of the compute metadata API, e.g. ``http://127.0.0.1:8775``."""
     secret: str
+    """What requests are signed with; this host's own."""
+    host: str = ""
+    """Whose it is."""
 
 
 class Observed(msgspec.Struct, frozen=True):

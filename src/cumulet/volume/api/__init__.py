@@ -10,6 +10,7 @@ from __future__ import annotations
 from cumulet.kernel.http import Body, Route
 from cumulet.volume import schemas as s
 from cumulet.volume.api import actions, attachments, discovery, owned, snapshots, types, volumes
+from cumulet.volume.policy import HOST
 
 _VOLUME = "/v3/volumes/{volume_id}"
 _SNAPSHOT = "/v3/snapshots/{snapshot_id}"
@@ -159,5 +160,7 @@ ROUTES = [
     Route("GET /v3/capabilities/{host}", discovery.capabilities, policy="volume_extension:capabilities"),
     Route("GET /v3/extensions", discovery.extensions, policy="volume_extension:list_extensions"),
     Route("GET /v3/cumulet/volumes/{volume_id}/why", volumes.why, policy="volume:get", target=volumes.target),
+    Route("GET /v3/cumulet/hosts/{host}", discovery.on_host, policy=HOST),
+    Route("DELETE /v3/cumulet/hosts/{host}", discovery.forget_host, policy=HOST, ok=204),
     *owned.ROUTES,
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from cumulet.kernel.errors import Invalid, NotFound
 from cumulet.kernel.http import Request
 from cumulet.kernel.http.versions import Versions
 from cumulet.volume.limits import of_types
-from cumulet.volume.logic import Volume
+from cumulet.volume.logic import Volume, hosts
 from cumulet.volume.logic import volumes as volumes_logic
 from cumulet.volume.models import QUOTA_LIMITS, SERVICES, TYPES
 from cumulet.volume.rpc import backend_host
@@ -175,6 +175,15 @@ def _service(request: Request, row: Row) -> dict[str, Any]:
         if request.since("3.49"):
             shown["backend_state"] = "up" if up else "down"
     return shown
+
+
+async def on_host(request: Request) -> dict[str, Any]:
+    """Some of the volumes and snapshots that are on a host."""
+    return await hosts.on_host(request.service, request.params["host"])
+
+
+async def forget_host(request: Request) -> None:
+    await hosts.forget(request.service, request.params["host"])
 
 
 async def enable_service(request: Request) -> dict[str, Any]:

@@ -38,6 +38,7 @@ _REQUEST_BYTES = 64 * 1024
 _ANSWER_BYTES = 8 * 1024 * 1024
 
 ADDRESS, NETWORK, SIGNATURE = "X-Forwarded-For", "X-Neutron-Network-ID", "X-Cumulet-Signature"
+HOST = "X-Cumulet-Host"
 _PASSED_ON = ("Accept", "Content-Type", "User-Agent", "X-Metadata-Token", "X-Metadata-Token-TTL-Seconds")
 """The only headers of a guest that go further."""
 _PASSED_BACK = ("Content-Type", "ETag", "Last-Modified")
@@ -115,6 +116,7 @@ class MetadataProxy:
         headers |= {
             ADDRESS: guest,
             NETWORK: self._network_id,
+            HOST: self.plan.host,
             SIGNATURE: signature(self.plan.secret, self._network_id, guest),
             "Accept-Encoding": "identity",
         }

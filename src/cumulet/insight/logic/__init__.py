@@ -20,6 +20,7 @@ from cumulet.client.session import ServiceSession
 from cumulet.insight import flow as flows
 from cumulet.insight.config import Config
 from cumulet.insight.flow import Flow, Row, Stored
+from cumulet.insight.logic.hosts import Hosts
 from cumulet.insight.models import EVENTS, PROCESSES
 from cumulet.insight.rpc import Alive
 from cumulet.kernel import clock, context, errors
@@ -46,6 +47,7 @@ class Insight:
     session: ServiceSession
     """For what only a service is told; used after the caller was found to be allowed."""
     authenticator: Authenticator
+    hosts: Hosts
     config: Config = field(default_factory=Config)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the service ends: streams end then."""

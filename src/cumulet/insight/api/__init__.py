@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Cumulet API, version 1: the flow of a server, as a document and as a stream, and why it has its host."""
+"""The Cumulet API, version 1: the flow of a server, why it has its host, the state of the cloud, and its hosts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 import orjson
 
 from cumulet.insight import policy
+from cumulet.insight.api import hosts
 from cumulet.insight.check import checker
 from cumulet.insight.flow import STEPS, Row, without_hosts_why
 from cumulet.insight.logic import Insight
@@ -189,6 +190,7 @@ ROUTES = [
             Route("GET /servers/{server_id}/flow", show_flow, policy=policy.FLOW, target=find_server),
             Route("GET /servers/{server_id}/flow/stream", stream_flow, policy=policy.FLOW, target=find_server),
             Route("GET /servers/{server_id}/why", show_why, policy=policy.WHY, target=find_server),
+            *hosts.ROUTES,
         ],
     ),
 ]
