@@ -43,6 +43,9 @@ class Rig(Protocol):
 
     def nic(self) -> GuestNic: ...
 
+    def target(self) -> Path:
+        """A new file's name, in a folder that QEMU may write to."""
+
     def identity(self, server_id: str) -> str:
         """Changes when (and only when) the guest was started anew."""
 
@@ -93,6 +96,9 @@ class SimulatedRig:
 
     def nic(self) -> GuestNic:
         return GuestNic(str(uuid.uuid4()), new_mac(), "tap", 1450)
+
+    def target(self) -> Path:
+        return Path(self._directory.name) / uuid.uuid4().hex
 
     def identity(self, server_id: str) -> str:
         return str(msgspec.json.decode(self._file.read_bytes())["guests"][server_id]["log"].count("attempt"))
@@ -177,6 +183,13 @@ class LibvirtRig:
         self._taps.append(tap)
         subprocess.run(["ip", "link", "set", tap, "up"], check=True)
         return GuestNic(str(uuid.uuid4()), new_mac(), tap, 1450)
+
+    def target(self) -> Path:
+        folder = self.directory / "copies"
+        folder.mkdir(exist_ok=True)
+        os.chown(folder, -1, GUEST_GID)
+        folder.chmod(0o2770)
+        return folder / uuid.uuid4().hex
 
     def pids(self, server_id: str) -> list[int]:
         """QEMU processes of the guest; those that wait for their parent are gone."""

@@ -20,7 +20,7 @@ import msgspec
 from cumulet.client.session import ServiceSession, fault_of_reply
 from cumulet.kernel import ids
 from cumulet.kernel.disks import Inspection, Refused
-from cumulet.kernel.errors import Conflict, Invalid, Unavailable
+from cumulet.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 from cumulet.kernel.pools import Pool
 
 _TYPE = "image"
@@ -116,6 +116,25 @@ class ImageClient:
     async def create_image(self, body: dict[str, Any], *, as_service: bool = False) -> ImageRecord:
         """A new queued image; an ``id`` chosen by the caller makes the call repeatable (Conflict: there already)."""
         return _record(await self._session.call(_TYPE, "POST", "/v2/images", body, as_service=as_service))
+
+    async def change_image(
+        self, image_id: str, changes: dict[str, Any], *, as_service: bool = False
+    ) -> ImageRecord:  # fmt: skip
+        """Set members of an image, attributes and custom properties alike; the same again is success."""
+        patch = [{"op": "add", "path": f"/{name}", "value": value} for name, value in changes.items()]
+        headers = {"content-type": "application/openstack-images-v2.1-json-patch"}
+        path = f"/v2/images/{quote(image_id, safe='')}"
+        return _record(await self._session.call(_TYPE, "PATCH", path, patch, headers=headers, as_service=as_service))
+
+    async def address(self) -> str:
+        """The public URL of the service, as the catalogue has it; raises NotFound where it has none."""
+        services = await self._session.call("identity", "GET", f"/v3/services?type={_TYPE}", as_service=True)
+        for one in services["services"]:
+            where = f"/v3/endpoints?interface=public&service_id={quote(one['id'], safe='')}"
+            found = await self._session.call("identity", "GET", where, as_service=True)
+            for endpoint in found["endpoints"]:
+                return str(endpoint["url"]).rstrip("/")
+        raise NotFound("The catalogue has no image service.")
 
     async def upload(self, image_id: str, pieces: AsyncIterator[bytes], size: int, *, as_service: bool = False) -> None:
         """Give a queued image its data: ``size`` bytes."""

@@ -140,11 +140,11 @@ class VolumeClient:
         return msgspec.convert(told["snapshot"], Snapshot)
 
     async def create_snapshot(
-        self, volume_id: str, name: str, *, force: bool = True, as_service: bool = False
+        self, volume_id: str, name: str, *, snapshot_id: str | None = None, as_service: bool = False
     ) -> Snapshot:
-        """A new snapshot of a volume, also of one in use."""
-        body = {"snapshot": {"volume_id": volume_id, "name": name, "force": force}}
-        told = await self._call("POST", "/snapshots", body, as_service=as_service)
+        """A new snapshot of a volume, also of one in use; raises Conflict for a ``snapshot_id`` that is taken."""
+        body = {"volume_id": volume_id, "name": name, "force": True, **({"id": snapshot_id} if snapshot_id else {})}
+        told = await self._call("POST", "/snapshots", {"snapshot": body}, as_service=as_service)
         return msgspec.convert(told["snapshot"], Snapshot)
 
     async def delete_snapshot(self, snapshot_id: str, *, as_service: bool = False) -> None:

@@ -42,6 +42,7 @@ _RULES: Final[dict[str, dict[str, str]]] = {
         "create:forced_host": ADMIN, "create:attach_volume": MEMBER, "create:attach_network": MEMBER,
         "create:trusted_certs": MEMBER, "create:zero_disk_flavor": ADMIN,
         "reboot": MEMBER, "start": MEMBER, "stop": MEMBER,
+        "create_image": MEMBER, "create_image:allow_volume_backed": MEMBER,
     },
     "compute:servers:": {"create:requested_destination": ADMIN},
     "network:": {"attach_external_network": ADMIN},

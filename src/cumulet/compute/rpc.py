@@ -241,6 +241,31 @@ class UnplugPort(msgspec.Struct, frozen=True):
     mac: str
 
 
+class TakeSnapshot(msgspec.Struct, frozen=True):
+    """Copy a server's root disk and give it to the image ``image_id`` as its data. Asked again, it tells how far it is.
+
+    ``caller`` and ``token`` are who asked for it; the token is never written anywhere.
+    """
+
+    server_id: str
+    image_id: str
+    caller: Context | None
+    token: str | None
+
+
+class SnapshotAnswer(msgspec.Struct, frozen=True):
+    """``phase`` is the server's task_state meanwhile; None: it is over, well or with an ``error``."""
+
+    phase: str | None
+    error: str | None = None
+
+
+class DropSnapshot(msgspec.Struct, frozen=True):
+    """Nothing copies a server's disk, or sends a copy away, any more; its file is gone."""
+
+    server_id: str
+
+
 class ConsoleLog(msgspec.Struct, frozen=True):
     server_id: str
     max_bytes: int = 1 << 20
@@ -266,6 +291,8 @@ class Holding(msgspec.Struct, frozen=True):
 
     guests: list[GuestHeld] = []
     files: list[str] = []
+    copies: list[str] = []
+    """Ids of servers with a copy of their disk that is on its way to an image."""
 
 
 BUILD = Method(AGENT, "build", Build, Nothing)
@@ -275,6 +302,8 @@ PLUG_VOLUME = Method(AGENT, "plug_volume", PlugVolume, PlugAnswer)
 UNPLUG_VOLUME = Method(AGENT, "unplug_volume", UnplugVolume, Nothing)
 PLUG_PORT = Method(AGENT, "plug_port", PlugPort, Nothing)
 UNPLUG_PORT = Method(AGENT, "unplug_port", UnplugPort, Nothing)
+TAKE_SNAPSHOT = Method(AGENT, "take_snapshot", TakeSnapshot, SnapshotAnswer)
+DROP_SNAPSHOT = Method(AGENT, "drop_snapshot", DropSnapshot, Nothing)
 CONSOLE_LOG = Method(AGENT, "console_log", ConsoleLog, str)
 AGENT_EVENT = Method(AGENT, "event", ServerEvent, Nothing)
 HOLDING = Method(AGENT, "holding", Ask, Holding)

@@ -16,7 +16,8 @@ from cumulet.kernel import halts, ids
 from cumulet.kernel.pools import Pool
 from cumulet.kernel.registry import Parts, Role, Service
 
-EFFECTS = ("ensure_running", "ensure_absent", "attach_disk", "detach_disk", "attach_nic", "detach_nic", "start", "stop")
+EFFECTS = ("ensure_running", "ensure_absent", "attach_disk", "detach_disk", "attach_nic", "detach_nic", "start", "stop",
+           "copy_root")  # fmt: skip
 """Methods of a hypervisor that change something on the host."""
 
 
@@ -67,7 +68,7 @@ async def _control(
     quota = Quota(QUOTA_USAGE, QUOTA_LIMITS, DEFAULTS)
     outbox = Outbox(database, OUTBOX, _send_notification(parts))
     network, volume, image = NetworkClient(session), VolumeClient(session), ImageClient(session)
-    world = World(database, parts.bus, network, volume, quota, outbox, dhcp_domain=config.dhcp_domain)
+    world = World(database, parts.bus, image, network, volume, quota, outbox, dhcp_domain=config.dhcp_domain)
     engine = SagaEngine(
         database, SAGAS, ALL, world=world, seal=parts.seal, component="conductor", host=parts.host,
         sole=bool(parts.options.get("sole", True)),
@@ -121,11 +122,11 @@ def _agent(parts: Parts, config: ComputeConfig, session: ServiceSession) -> Role
     files = Pool("agent-files", 2)
     images, network = ImageClient(session), NetworkClient(session)
     host_ip = str(parts.options.get("host_ip", "127.0.0.1"))
+    hypervisor = halts.around(_hypervisor(parts, home), "hypervisor", *EFFECTS)
     tools = Tools(
         host=parts.host, bus=parts.bus, image=images, network=network, volume=VolumeClient(session),
         cache=ImageCache(home / "images", images, files, gid), wiring=Wiring(network, parts.host, host_ip),
-        hypervisor=halts.around(_hypervisor(parts, home), "hypervisor", *EFFECTS),
-        files=files, drives=home / "drives", gid=gid,
+        hypervisor=hypervisor, disks=hypervisor, files=files, drives=home / "drives", copies=home / "copies", gid=gid,
     )  # fmt: skip
     agent = ComputeAgent(tools)
     reporter = Reporter(

@@ -39,6 +39,12 @@ REBOOT_STARTED: Final = "reboot_started"
 REBOOTING_HARD: Final = "rebooting_hard"
 REBOOT_PENDING_HARD: Final = "reboot_pending_hard"
 REBOOT_STARTED_HARD: Final = "reboot_started_hard"
+IMAGE_SNAPSHOT_PENDING: Final = "image_snapshot_pending"
+IMAGE_SNAPSHOT: Final = "image_snapshot"
+IMAGE_PENDING_UPLOAD: Final = "image_pending_upload"
+IMAGE_UPLOADING: Final = "image_uploading"
+IMAGE_MARKS: Final = frozenset({IMAGE_SNAPSHOT_PENDING, IMAGE_SNAPSHOT, IMAGE_PENDING_UPLOAD, IMAGE_UPLOADING})
+"""What a server shows while an image is made of it."""
 
 _SOFT = (REBOOTING, REBOOT_PENDING, REBOOT_STARTED)
 _HARD = (REBOOTING_HARD, REBOOT_PENDING_HARD, REBOOT_STARTED_HARD)
@@ -63,6 +69,7 @@ SERVER: Final = Life(
             frozenset({ACTIVE, STOPPED, PAUSED, SUSPENDED, ERROR}), REBOOTING_HARD, ACTIVE, "compute.power_server",
             while_busy=_WHILE_REBOOT, word="reboot",
         ),
+        "create_image": Action(LIVE, IMAGE_SNAPSHOT_PENDING, None, "compute.create_image", word="createImage"),
         "attach_volume": Action(PLUGGABLE, None, None, "compute.attach_volume"),
         "detach_volume": Action(PLUGGABLE, None, None, "compute.detach_volume"),
         "attach_interface": Action(frozenset({ACTIVE, PAUSED, STOPPED}), None, None, "compute.attach_interface"),

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+from cumulet.image import metadef_schemas as metadefs
 from cumulet.image.schemas import IMAGE_PROPERTIES, MEMBER_PROPERTIES, TASK_PROPERTIES
 from cumulet.kernel.http.fields import COUNT, Schema, array, record
 
@@ -34,9 +35,79 @@ _CACHED = {
 }  # fmt: skip
 _VERSION = record({"id": _TEXT, "status": _TEXT, "links": array({"type": "object"})}, ("id", "status", "links"))
 _VERSIONS = record({"versions": array(_VERSION)}, ("versions",))
+
+
+# ---- metadata definitions
+
+
+def _inlined(schema: Any) -> Any:
+    """A schema with what it refers to in its place: an OpenAPI document has other names for definitions."""
+    if isinstance(schema, list):
+        return [_inlined(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(metadefs.DEFINITIONS[schema["$ref"].rpartition("/")[2]])
+    return {name: _inlined(one) for name, one in schema.items()}
+
+
+def _definition(schema: Schema, *more: str, **changed: Schema) -> Schema:
+    """The answer that a published schema describes: closed, with its required members and ``more``."""
+    return record({**_inlined(schema["properties"]), **changed}, (*schema["required"], *more))
+
+
+_STAMPS = ("created_at", "updated_at")
+_LINKED = (*_STAMPS, "self", "schema")
+_OBJECT = _definition(metadefs.OBJECT, *_LINKED)
+_PROPERTY = _definition(metadefs.PROPERTY)
+_TAG = _definition(metadefs.TAG, *_STAMPS)
+_NAMES = array(record({"name": _TEXT}, ("name",)))
+_ASSOCIATION = _definition(metadefs.ASSOCIATION, *_STAMPS)
+_NAMESPACE = _definition(metadefs.NAMESPACE, *_LINKED, "visibility", "protected")
+_TYPE = record({"name": _TEXT, "created_at": _TEXT, "updated_at": _TEXT}, ("name", *_STAMPS))
+_SPACES = "/v2/metadefs/namespaces"
+_SPACE = f"{_SPACES}/{{namespace}}"
+_METADEFS: dict[str, Schema] = {
+    "GET /v2/metadefs/resource_types": record({"resource_types": array(_TYPE)}, ("resource_types",)),
+    f"GET {_SPACES}": record(
+        {"namespaces": array(_NAMESPACE), "first": _TEXT, "next": _TEXT, "schema": _TEXT},
+        ("namespaces", "first", "schema"),
+    ),
+    f"POST {_SPACES}": _NAMESPACE,
+    f"GET {_SPACE}": _NAMESPACE,
+    f"PUT {_SPACE}": _NAMESPACE,
+    f"GET {_SPACE}/resource_types": record(
+        {"resource_type_associations": array(_ASSOCIATION)}, ("resource_type_associations",)
+    ),
+    f"POST {_SPACE}/resource_types": _ASSOCIATION,
+    f"GET {_SPACE}/objects": record({"objects": array(_OBJECT), "schema": _TEXT}, ("objects", "schema")),
+    f"POST {_SPACE}/objects": _OBJECT,
+    f"GET {_SPACE}/objects/{{name}}": _OBJECT,
+    f"PUT {_SPACE}/objects/{{name}}": _OBJECT,
+    f"GET {_SPACE}/properties": record(
+        {
+            "properties": {
+                "type": "object",
+                "additionalProperties": record(_inlined(metadefs.PROPERTY_FIELDS), ("title", "type")),
+            }
+        },
+        ("properties",),
+    ),
+    f"POST {_SPACE}/properties": _PROPERTY,
+    f"GET {_SPACE}/properties/{{name}}": _PROPERTY,
+    f"PUT {_SPACE}/properties/{{name}}": _PROPERTY,
+    f"GET {_SPACE}/tags": record({"tags": _NAMES}, ("tags",)),
+    f"POST {_SPACE}/tags": record({"tags": _NAMES}, ("tags",)),
+    f"GET {_SPACE}/tags/{{name}}": _TAG,
+    f"POST {_SPACE}/tags/{{name}}": _TAG,
+    f"PUT {_SPACE}/tags/{{name}}": _TAG,
+    "GET /v2/schemas/metadefs/{name}": {"type": "object", "required": ["name", "properties"]},
+}
+
 _AT = "/v2/images/{image_id}"
 
 ANSWERS: dict[str, Schema] = {
+    **_METADEFS,
     "GET /": _VERSIONS,
     "GET /versions": _VERSIONS,
     "GET /v2": _VERSIONS,
@@ -56,6 +127,9 @@ ANSWERS: dict[str, Schema] = {
     "GET /v2/cache": record(
         {"cached_images": array(record(_CACHED, tuple(_CACHED))), "queued_images": array(_TEXT)},
         ("cached_images", "queued_images"),
+    ),
+    "POST /v2/cache/prune": record(
+        {"total_files_pruned": COUNT, "total_bytes_pruned": COUNT}, ("total_files_pruned", "total_bytes_pruned")
     ),
     "GET /v2/schemas/{name}": {"type": "object", "required": ["name", "properties"]},
     "GET /v2/info/import": record(

@@ -54,15 +54,23 @@ async def drop_lost_uploads(image: Image) -> None:
 
 
 async def drop_orphans(image: Image) -> None:
-    """Delete objects that no image holds and that nothing in work writes.
+    """Delete objects that no image holds and that nothing in work writes."""
+    for _, store, key in await find_orphans(image):
+        await store.delete(key)
+
+
+async def find_orphans(image: Image) -> list[tuple[str, Any, str]]:
+    """(place, store, key) of each object that no image holds and that nothing in work writes.
 
     The keys are listed first: an upload, or a saga's keys, are recorded before the
     first byte is written, so what is listed and not recorded belongs to nobody.
     """
-    listed: list[tuple[Any, list[str]]] = [(image.staging, await image.staging.list())]
-    listed += [(place.store, await place.store.list()) for place in image.stores.values() if not place.read_only]
-    if not any(keys for _, keys in listed):
-        return
+    listed: list[tuple[str, Any, list[str]]] = [("staging", image.staging, await image.staging.list())]
+    listed += [
+        (place.id, place.store, await place.store.list()) for place in image.stores.values() if not place.read_only
+    ]
+    if not any(keys for _, _, keys in listed):
+        return []
     held = set()
     uploads = select(images.c.staged_key, images.c.upload_id).where(
         images.c.status != DELETED, or_(images.c.staged_key.is_not(None), images.c.upload_id.is_not(None))
@@ -73,10 +81,7 @@ async def drop_orphans(image: Image) -> None:
     for row in await image.database.all(select(sagas.c.params).where(sagas.c.state.in_(["ready", "stuck"]))):
         told = msgspec.to_builtins(row["params"])
         held |= {told[name] for name in ("key", "staged_key", "converted_key") if name in told}
-    for store, keys in listed:
-        for key in keys:
-            if key not in held:
-                await store.delete(key)
+    return [(place, store, key) for place, store, keys in listed for key in keys if key not in held]
 
 
 async def purge(image: Image) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from cumulet.kernel.owned import CHECK, READ
 from cumulet.kernel.policy import Rule
 
 _ANY = ("project", "domain", "system")
@@ -79,4 +80,5 @@ RULES = [
     Rule("get_metadef_namespaces", _READER),
     *(Rule(name, _READER_OR_PUBLIC) for name in _METADEF_READS),
     *(Rule(name, _METADEF_ADMIN) for name in _METADEF_WRITES),
+    Rule(READ, CHECK, ("project", "system")),
 ]

@@ -72,6 +72,7 @@ CREATE_SNAPSHOT = Body(
     Field("volume_id", nullable(_UUID)),
     Field("force", LOOSE_BOOL, optional=True, convert=truth),
     Field("metadata", nullable(WORDS), optional=True),
+    Field("id", _UUID, optional=True),  # our own: chosen by a service
 )
 UPDATE_SNAPSHOT = Body("snapshot", *_named(), at_least_one=True)
 METADATA = Body(None, Field("metadata", WORDS))

@@ -10,17 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import select
 
 from cumulet.compute.conductor import Conductor
-from cumulet.compute.logic import Compute
+from cumulet.compute.logic import Compute, create_image, operations, servers
 from cumulet.compute.models import SAGAS, SERVERS
 from cumulet.compute.sagas.create import CREATE_SERVER
 from cumulet.compute.sagas.delete import DELETE_SERVER
+from cumulet.compute.sagas.image import CREATE_IMAGE
+from cumulet.compute.sagas.params import CreateImage
 from cumulet.compute.sagas.table import SAGAS as ALL
 from cumulet.compute.sagas.volumes import ATTACH_VOLUME, DETACH_VOLUME
-from cumulet.kernel import clock
+from cumulet.kernel import clock, ids
+from cumulet.kernel.context import Context, current, use
 from cumulet.kernel.saga import SagaEngine
 from cumulet.kernel.saga.engine import Hooks
 from cumulet.kernel.saga.soundness import World, assert_sound
@@ -329,6 +333,84 @@ class Detach(Attach):
         assert await self._seen() == ("available", 0, 0)
 
 
+class Picture(OfServer):
+    """An image of an active server: what fails, or is cancelled, leaves neither image nor data nor copy."""
+
+    def __init__(self, rig: Rig, server: str, *, volume: bool = False) -> None:
+        super().__init__(rig)
+        self.server, self.image, self.volume = server, "", volume
+
+    async def begin(self, engine: SagaEngine) -> str:
+        row = await self.rig.row(self.server)
+        context = Context("req-1", project_id=row["project_id"], user_id=row["user_id"], roles=["member"])
+        async with engine_as(context, self.rig.token):
+            await self._begin(row)
+        return await self.rig.saga_of(self.server, CREATE_IMAGE.name)
+
+    async def _begin(self, row: Any) -> None:
+        """As the API does it, but for the wait: here the test drives the engine."""
+        devices = await servers.devices_of(self.rig.compute, self.server)
+        self.image = ids.new_uuid()
+        volumes = create_image.volumes_of(devices) if self.volume else []
+        params = CreateImage(
+            self.server, self.image, "picture", "private", 1, 0, {"instance_uuid": self.server}, volumes
+        )  # fmt: skip
+
+        async def prepare(tx: Any, before: Any) -> CreateImage:
+            return params
+
+        context = current()
+        assert context is not None
+        await operations.start(
+            self.rig.compute, context, self.server, "create_image", "createImage", prepare, remember=True
+        )  # fmt: skip
+        self.snapshots = [one.snapshot_id for one in volumes]
+
+    async def _seen(self) -> tuple[str, list[str]]:
+        reply = await self.rig.cloud.request("GET", f"/image/v2/images/{self.image}", token=self.rig.token)
+        agent = next(r for r in self.rig.cloud.cloud.services["compute"].roles if r.name == "compute-agent").tasks[0]
+        row = await self.rig.row(self.server)
+        assert (row["vm_state"], row["task_state"]) == ("active", None)
+        status = reply.json["status"] if reply.status == 200 else "none"
+        return status, [path.name for path in agent.tools.copies.iterdir()]  # type: ignore[attr-defined]
+
+    async def _snapshots(self) -> list[str]:
+        found = []
+        for one in self.snapshots:
+            reply = await self.rig.cloud.request("GET", f"/volume/v3/snapshots/{one}", token=self.rig.token)
+            found.append(reply.json["snapshot"]["status"] if reply.status == 200 else "none")
+        return found
+
+    async def assert_finished(self) -> None:
+        assert await self._seen() == ("active", [])
+        assert await self._snapshots() == ["available"] * len(self.snapshots)
+
+    async def assert_clean(self) -> None:
+        assert await self._seen() == ("none", [])
+        assert set(await self._snapshots()) <= {"none", "deleting"}
+
+    async def over(self) -> None:
+        self.rig.new_engine(NoHooks())
+        image = f"/image/v2/images/{self.image}"
+        await self.rig.cloud.request("DELETE", image, token=self.rig.token)
+
+        async def gone() -> bool:
+            for one in self.snapshots:
+                await self.rig.cloud.request("DELETE", f"/volume/v3/snapshots/{one}", token=self.rig.token)
+            return set(await self._snapshots()) <= {"none"}
+
+        await self.rig.drive(gone, "no snapshot")
+
+
+@asynccontextmanager
+async def engine_as(context: Context, token: str) -> AsyncIterator[None]:
+    use(msgspec.structs.replace(context, token=token))
+    try:
+        yield
+    finally:
+        use(None)
+
+
 def _worlds(make: Callable[[], OfServer]) -> Any:
     @asynccontextmanager
     async def world() -> AsyncIterator[World]:
@@ -364,3 +446,16 @@ async def test_detach_volume_is_sound(rig: Rig) -> None:
     server = await rig.post_server()
     await rig.active(server)
     await assert_sound(DETACH_VOLUME, _worlds(lambda: Detach(rig, server, volume)), real_time=True, undoable=False)
+
+
+async def test_create_image_is_sound(rig: Rig) -> None:
+    server = await rig.post_server()
+    await rig.active(server)
+    titles = await assert_sound(CREATE_IMAGE, _worlds(lambda: Picture(rig, server)), real_time=True)
+    assert len(titles) > 20
+
+
+async def test_create_image_of_volumes_is_sound(rig: Rig) -> None:
+    server = await rig.post_server(await rig.volume())
+    await rig.active(server)
+    await assert_sound(CREATE_IMAGE, _worlds(lambda: Picture(rig, server, volume=True)), real_time=True)

@@ -241,6 +241,39 @@ async def _volume_was_made_twice(rig: Rig) -> AsyncIterator[str]:
     await rig.change("volume", w.delete().where(w.c.value == NOBODY), v.delete().where(v.c.id == copy["id"]))
 
 
+@_breaks("copy-stray")
+@asynccontextmanager
+async def _copy_is_left(rig: Rig) -> AsyncIterator[str]:
+    file = rig.role("compute", "compute-agent").tools.copies / NOBODY
+    file.write_bytes(b"")
+    yield NOBODY
+    file.unlink()
+
+
+@_breaks("image-stray")
+@asynccontextmanager
+async def _image_was_not_undone(rig: Rig) -> AsyncIterator[str]:
+    t = compute.SAGAS
+    row = (await rig.database("compute").all(select(t).where(t.c.subject == rig.server).limit(1)))[0]
+    image = (await rig.call("GET", "/image/v2/images"))["images"][0]["id"]
+    fresh = {
+        **row, "id": ids.new_uuid(), "name": "compute.create_image", "state": "failed", "params": {"image_id": image},
+    }  # fmt: skip
+    await rig.change("compute", t.insert().values(**fresh))
+    yield image
+    await rig.change("compute", t.delete().where(t.c.id == fresh["id"]))
+
+
+@_breaks("image-data-stray")
+@asynccontextmanager
+async def _image_data_is_left(rig: Rig) -> AsyncIterator[str]:
+    key = f"data-{NOBODY}"
+    writer = await rig.service("image").default.store.write(key)
+    await writer.commit()
+    yield key
+    await rig.service("image").default.store.delete(key)
+
+
 def _saga(rule: str, **values: Any) -> None:
     @asynccontextmanager
     async def broken(rig: Rig) -> AsyncIterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cumulet.compute import rpc
 from cumulet.compute.agent.build import BuildRun, Tools, report
+from cumulet.compute.agent.snapshots import Snapshots
 from cumulet.compute.drivers.model import GuestDisk, GuestMissing, HypervisorError
 from cumulet.kernel import trace
 from cumulet.kernel.bus import Method, Subscription
@@ -26,6 +27,7 @@ class ComputeAgent:
     def __init__(self, tools: Tools) -> None:
         self.tools = tools
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self.snapshots = Snapshots(tools, self._alone)
         self._builds: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._subscription: Subscription | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -35,6 +37,7 @@ class ComputeAgent:
         tools = self.tools
         await tools.files.run(tools.cache.open, timeout=60.0)
         tools.drives.mkdir(parents=True, exist_ok=True)
+        await tools.files.run(self.snapshots.open, timeout=60.0)
         await tools.hypervisor.open()
         handlers: dict[Method[Any, Any], Any] = {
             rpc.BUILD: self.build,
@@ -44,6 +47,8 @@ class ComputeAgent:
             rpc.UNPLUG_VOLUME: self.unplug_volume,
             rpc.PLUG_PORT: self.plug_port,
             rpc.UNPLUG_PORT: self.unplug_port,
+            rpc.TAKE_SNAPSHOT: self.snapshots.take,
+            rpc.DROP_SNAPSHOT: self.snapshots.drop,
             rpc.CONSOLE_LOG: self.console_log,
             rpc.AGENT_EVENT: self.event,
             rpc.HOLDING: self.holding,
@@ -62,6 +67,7 @@ class ComputeAgent:
         for _, task in list(self._builds.values()):
             task.cancel()
         await asyncio.gather(*(task for _, task in self._builds.values()), return_exceptions=True)
+        await self.snapshots.stop()
         await self.tools.hypervisor.close()
 
     # ---- rpc
@@ -103,6 +109,7 @@ class ComputeAgent:
         running = self._builds.get(order.server_id)
         if running is not None and (order.attempt == 0 or running[0] <= order.attempt):
             await _end(running[1])
+        await self.snapshots.drop(rpc.DropSnapshot(order.server_id))
         async with self._alone(order.server_id):
             guest = await self._guest(order.server_id)
             if guest is None or order.attempt == 0 or guest.attempt <= order.attempt:
@@ -178,6 +185,7 @@ class ComputeAgent:
         return rpc.Holding(
             [rpc.GuestHeld(one.server_id, one.attempt, int(one.power_state), one.disks, one.macs) for one in guests],
             files,
+            await self.tools.files.run(self.snapshots.files),
         )
 
     # ---- inside

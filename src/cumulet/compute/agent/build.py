@@ -20,7 +20,7 @@ from cumulet.client.network import NetworkClient, Port
 from cumulet.client.volume import VolumeClient
 from cumulet.compute.agent.images import CachedImage, ImageCache
 from cumulet.compute.agent.wiring import Wiring
-from cumulet.compute.drivers.model import GuestDisk, GuestPlan, Hypervisor, LocalDisk, RootDisk
+from cumulet.compute.drivers.model import DiskCopies, GuestDisk, GuestPlan, Hypervisor, LocalDisk, RootDisk
 from cumulet.compute.rpc import (
     BUILT,
     FETCH,
@@ -63,6 +63,10 @@ class Tools:
     drives: Path
     """Where config drives are kept, one file per server."""
     gid: int | None
+    disks: DiskCopies
+    """The hypervisor again, as who copies its guests' disks."""
+    copies: Path
+    """Where those copies are while they are sent away, one file per server."""
 
 
 @dataclass

@@ -13,6 +13,7 @@ from cumulet.compute.limits import cost_of
 from cumulet.compute.logic import Compute
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, QUOTA_USAGE, SAGAS, SERVER_GROUPS, SERVERS
 from cumulet.compute.rpc import HOLDING, Ask, Holding
+from cumulet.compute.sagas.image import CREATE_IMAGE
 from cumulet.compute.sagas.table import SAGAS as ALL
 from cumulet.kernel import owned
 from cumulet.kernel.db import Database, Row
@@ -51,7 +52,7 @@ async def _hosts(compute: Compute) -> list[Row]:
             }
             for one in holding.guests
         ]
-        return {**told, "guests": guests, "files": holding.files}
+        return {**told, "guests": guests, "files": holding.files, "copies": holding.copies}
 
     return await asyncio.gather(*(ask(row) for row in known))
 
@@ -69,6 +70,13 @@ async def _count(compute: Compute) -> dict[tuple[str, str], int]:
     return found
 
 
+async def _unmade(compute: Compute) -> list[Row]:
+    """Images of servers that were begun and given up: nothing of them may be there."""
+    given_up = (SAGAS.c.name == CREATE_IMAGE.name) & (SAGAS.c.state == "failed")
+    sagas = await compute.db.all(select(SAGAS.c.subject, SAGAS.c.params).where(given_up))
+    return [{"id": one["params"]["image_id"], "server_id": one["subject"]} for one in sagas]
+
+
 ROUTES = owned.routes(
     "",
     [
@@ -78,6 +86,7 @@ ROUTES = owned.routes(
         ),
         owned.rows("device", _database, select(*(BLOCK_DEVICES.c[name] for name in _DEVICE)), BLOCK_DEVICES.c.id),
         owned.whole("host", _hosts),
+        owned.whole("unmade", _unmade),
         owned.sagas(_database, SAGAS, ALL),
         owned.usage(_database, QUOTA_USAGE, _count),
     ],

@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cumulet.compute.api.targets import server
-from cumulet.compute.logic import operations
-from cumulet.compute.schemas import ANYTHING, NAME
-from cumulet.kernel.http import Body, Field, Request, Route
+from cumulet.compute.logic import Compute, operations, servers
+from cumulet.compute.logic import create_image as making
+from cumulet.compute.schemas import ANYTHING, METADATA, NAME
+from cumulet.kernel.http import Answer, Body, Field, Request, Route
 from cumulet.kernel.http.fields import nullable, record, text
 
 AT: Final = "POST /servers/{server_id}/action#"
@@ -58,6 +59,19 @@ async def console_output(request: Request) -> dict[str, Any]:
     return {"output": await operations.console_log(request.service, request.found, lines)}
 
 
+async def create_image(request: Request) -> Answer:
+    compute: Compute = request.service
+    row = request.found
+    devices = await servers.devices_of(compute, row["id"])
+    if making.is_volume_backed(devices):
+        target = {"project_id": row["project_id"], "user_id": row["user_id"]}
+        request.enforce("os_compute_api:servers:create_image:allow_volume_backed", target)
+    metadata = request.body.get("metadata") or {}
+    image_id = await making.create_image(compute, request.context, row, request.body["name"], metadata, devices)
+    headers = {"Location": f"{await compute.image.address()}/v2/images/{image_id}"}
+    return Answer({"image_id": image_id} if request.since("2.45") else None, headers=headers)
+
+
 async def add_group(request: Request) -> None:
     await operations.change_groups(request.service, request.context, request.found, request.body["name"], add=True)
 
@@ -69,6 +83,7 @@ async def remove_group(request: Request) -> None:
 REBOOT: Final = Body("reboot", Field("type", {"enum": ["HARD", "Hard", "hard", "SOFT", "Soft", "soft"]}))
 LOCK: Final = Body("lock", raw=nullable(record({"locked_reason": text(1, 255)})))
 RESET: Final = Body("os-resetState", Field("state", {"enum": ["active", "error"]}))
+IMAGE: Final = Body("createImage", Field("name", NAME), Field("metadata", METADATA, optional=True))
 CONSOLE: Final = Body(
     "os-getConsoleOutput",
     Field("length", {"type": ["integer", "string", "null"], "minimum": -1, "pattern": "^-?[0-9]+$"}, optional=True),
@@ -106,6 +121,9 @@ ROUTES: Final = [
     Route(
         AT + "os-getConsoleOutput", console_output, body=CONSOLE, policy="os_compute_api:os-console-output",
         target=server,
+    ),
+    Route(
+        AT + "createImage", create_image, body=IMAGE, policy=_SERVERS + "create_image", target=server, ok=202,
     ),
     Route(
         AT + "addSecurityGroup", add_group, body=_group("addSecurityGroup"), policy=_GROUPS + "add", target=server,

@@ -201,3 +201,15 @@ class Hypervisor(Protocol):
 
     def events(self) -> AsyncIterator[GuestEvent]:
         """Changes of power state that nobody here asked for, within a second."""
+
+
+class DiskCopies(Protocol):
+    """What every hypervisor offers besides: its guests' own disks, to take away."""
+
+    async def copy_root(self, server_id: str, target: str) -> str:
+        """Write the guest's local root disk as it is at one moment to the file ``target``; returns its format.
+
+        The copy stands on no other file. The guest goes on running. ``target`` must not exist; its folder is one that
+        QEMU may write to. After a failure or a cancellation nothing writes there any more (the file may be left).
+        Raises GuestMissing, and HypervisorError for a guest without a root disk of its own.
+        """

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import string
 import weakref
@@ -31,9 +32,11 @@ from cumulet.compute.drivers.model import (
     HostResources,
     HypervisorError,
     PowerState,
+    RootDisk,
 )
 from cumulet.compute.drivers.uptime import uptime_text
 from cumulet.kernel import clock
+from cumulet.kernel.pools import Pool
 
 _OFF = (PowerState.SHUTDOWN, PowerState.CRASHED)
 
@@ -101,6 +104,7 @@ class SimulatedHypervisor:
         self._calls: Counter[int] = Counter()
         self._is_open = False
         self._opened_at = 0.0
+        self._files = Pool("simulated-disks", 1)
         self._listeners: weakref.WeakSet[asyncio.Queue[GuestEvent]] = weakref.WeakSet()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -209,6 +213,18 @@ class SimulatedHypervisor:
                 self._check_lets_go(guest, "interface")
                 guest.nics = [nic for nic in guest.nics if nic.mac.lower() != mac.lower()]
                 self._save()
+
+    async def copy_root(self, server_id: str, target: str) -> str:
+        """What the disk was made from: a simulated guest never writes."""
+        async with self._operation("copy_root", server_id):
+            root = self._need(server_id).plan.root
+            if root is None:
+                raise HypervisorError("the server has no root disk of its own")
+            try:
+                await self._files.run(_copied, root, target, timeout=600.0)
+            except OSError as error:
+                raise HypervisorError(f"the disk can't be copied: {error.strerror}") from error
+            return root.base_format
 
     async def console_log(self, server_id: str, *, max_bytes: int = 1 << 20) -> str:
         async with self._operation("console_log", server_id):
@@ -321,6 +337,16 @@ def _disk_gib(plan: GuestPlan) -> int:
     """GiB of the host's disk that a guest takes, each disk rounded up."""
     local = sum(-(-disk.size_mib // 1024) for disk in plan.local_disks)
     return local + (plan.root.size_gib if plan.root is not None else 0)
+
+
+def _copied(root: RootDisk, target: str) -> None:
+    """The bytes of the image, or an empty disk as a file of holes; blocking."""
+    with open(target, "xb") as file:
+        if root.base is None:
+            file.truncate(root.size_gib << 30)
+        else:
+            with open(root.base, "rb") as base:
+                shutil.copyfileobj(base, file, 1 << 20)
 
 
 async def _drain(queue: asyncio.Queue[GuestEvent]) -> AsyncIterator[GuestEvent]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from cumulet.compute.logic import Compute
+from cumulet.compute.logic.mappings import mappings_of
 from cumulet.kernel import clock, ids
 from cumulet.kernel.db import Row
 from cumulet.kernel.errors import Conflict, Forbidden, Invalid, NotFound
@@ -150,6 +151,11 @@ async def plan_disks(
     if mappings and legacy:
         raise Invalid("Using different block_device_mapping syntaxes is not allowed in the same request.")
     image_ref = image_ref or None
+    if image_ref and not mappings and not legacy:
+        mappings, within = await mappings_of(compute, image_ref)
+        image_ref = None if mappings else image_ref
+    else:
+        within = {}
     if mappings:
         rows = lift(mappings, image_ref)
     elif legacy:
@@ -170,6 +176,7 @@ async def plan_disks(
     found = Disks(rows, None, image_ref if any(row["image_id"] == image_ref for row in rows) else None)
     for row in rows:
         await _check(compute, found, row, image_ref, multiattach)
+    found.properties |= within
     _check_locals(flavor, rows)
     root = next(row for row in rows if row["boot_index"] == 0)
     if root["destination_type"] == "local":

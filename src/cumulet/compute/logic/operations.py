@@ -44,7 +44,7 @@ _VOLUME_WORK: Final = {ATTACH_VOLUME.name: "attaching", DETACH_VOLUME.name: "det
 """saga → the status that the volume has meanwhile."""
 
 
-async def _start(
+async def start(
     compute: Compute,
     context: Context,
     server_id: str,
@@ -90,7 +90,7 @@ async def delete(compute: Compute, context: Context, server_id: str) -> None:
             await compute.sagas.cancel(tx, before["saga_id"])
         return DeleteServer(server_id)
 
-    await _start(compute, context, server_id, "delete", "delete", prepare, remember=True)
+    await start(compute, context, server_id, "delete", "delete", prepare, remember=True)
 
 
 async def power(compute: Compute, context: Context, server_id: str, action: str) -> None:
@@ -102,7 +102,7 @@ async def power(compute: Compute, context: Context, server_id: str, action: str)
             raise Conflict(f"Instance {server_id} is not ready", kind="InstanceNotReady")
         return PowerServer(server_id, word)
 
-    await _start(compute, context, server_id, action, log, prepare, remember=True)
+    await start(compute, context, server_id, action, log, prepare, remember=True)
 
 
 async def lock(compute: Compute, context: Context, row: Mapping[str, Any], reason: str | None) -> None:
@@ -219,7 +219,7 @@ async def attach_volume(
         await tx.insert(BLOCK_DEVICES, made)
         return AttachVolume(server_id, volume_id, made["attachment_id"], made["id"], chosen, delete_on_termination)
 
-    await _start(compute, context, server_id, "attach_volume", "attach_volume", prepare)
+    await start(compute, context, server_id, "attach_volume", "attach_volume", prepare)
     return chosen
 
 
@@ -239,7 +239,7 @@ async def detach_volume(compute: Compute, context: Context, row: Mapping[str, An
             )
         return DetachVolume(row["id"], now["volume_id"], now["attachment_id"] or "", now["id"])
 
-    await _start(compute, context, row["id"], "detach_volume", "detach_volume", prepare)
+    await start(compute, context, row["id"], "detach_volume", "detach_volume", prepare)
 
 
 async def _volume_work(tx: Transaction, server_id: str, device_id: str) -> str | None:
@@ -300,7 +300,7 @@ async def attach_interface(
     async def prepare(tx: Transaction, before: Row) -> AttachInterface:
         return AttachInterface(server_id, slot)
 
-    _, saga_id = await _start(compute, context, server_id, "attach_interface", "attach_interface", prepare)
+    _, saga_id = await start(compute, context, server_id, "attach_interface", "attach_interface", prepare)
     await _wait(compute, saga_id)
     return slot.port_id or slot.new_port_id or ""
 
@@ -348,13 +348,14 @@ async def _wait(compute: Compute, saga_id: str) -> None:
         if saga is None or saga["state"] == "done":
             return
         if saga["state"] in ("failed", "stuck"):
-            raise _failure(saga["error"] or {})
+            raise failure(saga["error"] or {})
         await clock.sleep(pause)
         pause = min(pause * 1.5, 0.5)
     raise Internal("The interface is not attached yet; the operation goes on.", kind="InterfaceAttachFailed")
 
 
-def _failure(error: Mapping[str, Any]) -> Fault:
+def failure(error: Mapping[str, Any]) -> Fault:
+    """What a saga failed of, as a fault of its own status."""
     message = str(error.get("message") or "Failed to attach network adapter device.")
     status = (error.get("details") or {}).get("status")
     return of_status(status, message) if isinstance(status, int) and 400 <= status < 500 else Internal(message)
@@ -370,4 +371,4 @@ async def detach_interface(compute: Compute, context: Context, row: Mapping[str,
     async def prepare(tx: Transaction, before: Row) -> DetachInterface:
         return DetachInterface(row["id"], port_id)
 
-    await _start(compute, context, row["id"], "detach_interface", "detach_interface", prepare)
+    await start(compute, context, row["id"], "detach_interface", "detach_interface", prepare)

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SERVER_GROUPS, SERVERS
 from cumulet.compute.rpc import BUILD, ENSURE_ABSENT, Build, EnsureAbsent
 from cumulet.compute.sagas.params import CreateServer
-from cumulet.compute.sagas.world import World, gone_is_fine, set_fault
+from cumulet.compute.sagas.world import World, set_fault
 from cumulet.compute.scheduler.rpc import RELEASE, SELECT_AND_CLAIM, GroupWish, ReleaseHost, SelectHost
 from cumulet.compute.states import SERVER
 from cumulet.compute.vifs import keep_vifs
@@ -160,7 +160,7 @@ async def drop_devices(world: World, server_id: str, *, finally_: bool = False) 
         await world.drop_attachment(device["attachment_id"])
         made = device["created_by_us"] and (not finally_ or device["delete_on_termination"])
         if device["volume_id"] and (made or (finally_ and device["delete_on_termination"])):
-            await gone_is_fine(world.volume.delete_volume(device["volume_id"], as_service=True))
+            await world.drop_volume(device["volume_id"])
 
         async def forget(tx: Transaction, device_id: str = device["id"], made: bool = made) -> None:
             values: dict[str, Any] = {"attachment_id": None}

@@ -43,6 +43,33 @@ class PowerServer(msgspec.Struct, frozen=True):
     action: str
 
 
+class VolumeSnapshot(msgspec.Struct, frozen=True):
+    """A volume of a server that boots from one, and the snapshot that an image of the server names."""
+
+    volume_id: str
+    snapshot_id: str
+    size_gib: int
+    boot_index: int | None = None
+    device_name: str | None = None
+    disk_bus: str = "virtio"
+    delete_on_termination: bool = False
+    tag: str | None = None
+    volume_type: str | None = None
+
+
+class CreateImage(msgspec.Struct, frozen=True):
+    """``volumes`` is empty for a server with a root disk of its own. Sizes in GiB and MiB."""
+
+    server_id: str
+    image_id: str
+    name: str
+    visibility: str
+    min_disk: int
+    min_ram: int
+    properties: dict[str, str] = {}
+    volumes: list[VolumeSnapshot] = []
+
+
 class AttachVolume(msgspec.Struct, frozen=True):
     server_id: str
     volume_id: str

@@ -3,22 +3,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
 
+from cumulet.client.image import ImageClient
 from cumulet.client.network import NetworkClient
 from cumulet.client.volume import VolumeClient
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SERVERS
 from cumulet.kernel import clock
 from cumulet.kernel.bus import Bus
 from cumulet.kernel.db import Database, Row, Transaction
-from cumulet.kernel.errors import NotFound, Unavailable
+from cumulet.kernel.errors import Invalid, NotFound, Unavailable
 from cumulet.kernel.outbox import Outbox
 from cumulet.kernel.quota import Quota
 from cumulet.kernel.saga import Failed
 
+_log = logging.getLogger(__name__)
 DEAD_AFTER = 60.0
 """Seconds without a report after which a host is not waited for any more."""
 
@@ -32,6 +35,7 @@ class World:
 
     db: Database
     bus: Bus
+    image: ImageClient
     network: NetworkClient
     volume: VolumeClient
     quota: Quota
@@ -79,6 +83,16 @@ class World:
     async def drop_attachment(self, attachment_id: str | None) -> None:
         if attachment_id:
             await gone_is_fine(self.volume.delete_attachment(attachment_id, as_service=True))
+
+    async def drop_volume(self, volume_id: str) -> None:
+        """Delete a volume; one that snapshots stand on (an image of its server may name them) stays."""
+        try:
+            await gone_is_fine(self.volume.delete_volume(volume_id, as_service=True))
+        except Invalid:
+            there = await gone_is_fine(self.volume.volume(volume_id, as_service=True))
+            if there is not None and there.status != "available":
+                raise
+            _log.warning("volume %s stays: it can't be deleted while it has snapshots", volume_id)
 
 
 async def gone_is_fine(work: Any) -> Any:

@@ -7,7 +7,7 @@ Source: the Image API reference (v2).
 from __future__ import annotations
 
 from cumulet.image.answers import ANSWERS
-from cumulet.image.api import cache, data, discovery, images, locations, members, metadefs, tasks
+from cumulet.image.api import cache, data, discovery, images, locations, members, metadefs, owned, tasks
 from cumulet.image.schemas import CREATE, LOCATION
 from cumulet.kernel.http.body import Body
 from cumulet.kernel.http.route import Route, returning
@@ -65,4 +65,5 @@ ROUTES = returning(ANSWERS, [
     Route("GET /v2/info/stores/detail", discovery.stores_detail, policy="stores_info_detail"),
     Route("GET /v2/info/usage", discovery.usage, policy="default"),
     *metadefs.ROUTES,
+    *owned.ROUTES,
 ])  # fmt: skip

@@ -20,8 +20,8 @@ from cumulet.kernel.errors import Fault
 
 Thing = dict[str, Any]
 SOURCES = {
-    "placement": "/cumulet/owned", "compute": "/v2.1/cumulet/owned", "network": "/v2.0/cumulet/owned",
-    "block-storage": "/v3/cumulet/owned",
+    "placement": "/cumulet/owned", "image": "/v2/cumulet/owned", "compute": "/v2.1/cumulet/owned",
+    "network": "/v2.0/cumulet/owned", "block-storage": "/v3/cumulet/owned",
 }  # fmt: skip
 """Catalogue type → where it says what it holds."""
 WITH_GUEST = frozenset({"active", "paused", "suspended", "stopped", "rescued"})

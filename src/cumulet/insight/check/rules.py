@@ -302,6 +302,25 @@ def _made_twice(facts: Facts) -> Iterator[Thing]:
         yield {"id": device, "times": times}
 
 
+# ---- images of servers
+
+
+def _stray_copies(facts: Facts) -> Iterator[Thing]:
+    for host in facts.of("compute.host"):
+        for server_id in host.get("copies", ()):
+            if server_id not in facts.busy:
+                yield {"id": f"{server_id}@{host['id']}", "server_id": server_id, "host": host["id"]}
+
+
+def _stray_images(facts: Facts) -> Iterator[Thing]:
+    there = {one["id"] for one in facts.of("image.image")}
+    return (one for one in facts.of("compute.unmade") if one["id"] in there)
+
+
+def _stray_image_data(facts: Facts) -> Iterator[Thing]:
+    return iter(facts.of("image.stray"))
+
+
 # ---- everything
 
 
@@ -327,7 +346,7 @@ def _silent(facts: Facts) -> Iterator[Thing]:
                 yield {**one, "kind": kind}
 
 
-_PLACEMENT, _COMPUTE, _NETWORK, _VOLUME = "placement", "compute", "network", "block-storage"
+_PLACEMENT, _COMPUTE, _NETWORK, _VOLUME, _IMAGE = "placement", "compute", "network", "block-storage", "image"
 _TO_ERROR = Call(_COMPUTE, "POST", "/v2.1/servers/{id}/action", {"os-resetState": {"state": "error"}})
 _LET_GO = {"port": {"device_id": "", "device_owner": "", "binding:host_id": ""}}
 _REPORT = "the host removes it at its next report, within 10 s (after a deletion within 45 s)"
@@ -397,6 +416,14 @@ RULES = (
          mended_by="the back end's sweep, within 5 min, if the record says that it was deleted"),
     Rule("data-missing", (_VOLUME,), _missing_data, "Volume or snapshot {id} is {status} and is not on {backend}."),
     Rule("volume-twice", (_VOLUME,), _made_twice, "{times} volumes were made for block device {id}."),
+    Rule("copy-stray", (_COMPUTE,), _stray_copies,
+         "Host {host} has a copy of the disk of server {server_id}, and no image is made of it.",
+         mended_by="the compute agent removes it when it starts"),
+    Rule("image-stray", (_COMPUTE, _IMAGE), _stray_images,
+         "Image {id} of server {server_id} was given up and is there all the same.",
+         (Call(_IMAGE, "DELETE", "/v2/images/{id}"),)),
+    Rule("image-data-stray", (_IMAGE,), _stray_image_data, "Store {store} has {key}, which no image names.",
+         mended_by="the image service's sweep, within 5 min"),
     Rule("saga-late", (), _late_sagas, "{name} of {subject} should have finished its step long ago."),
     Rule("saga-stuck", (), _stuck_sagas, "{name} of {subject} could be neither finished nor undone."),
     Rule("usage-wrong", (), _wrong_usage,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from cumulet.kernel.db import Row
-from cumulet.kernel.errors import Invalid, NotFound
+from cumulet.kernel.errors import Forbidden, Invalid, NotFound
 from cumulet.kernel.http import Request, View
 from cumulet.volume.api.paging import next_link, page_of
 from cumulet.volume.logic import Volume, words
@@ -29,6 +29,8 @@ def _view(request: Request, view: View, row: Row) -> dict[str, Any]:
 
 async def create(request: Request) -> dict[str, Any]:
     volume: Volume = request.service
+    if request.body.get("id") and not request.context.is_service:
+        raise Forbidden("Only a service may choose the id of a snapshot.")
     source = await volumes_logic.load(volume, request.context, str(request.body["volume_id"]))
     request.enforce("volume:create_snapshot", {"project_id": source["project_id"]})
     force = request.body.get("force")

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from cumulet.kernel import clock, ids
 from cumulet.kernel.context import Context
-from cumulet.kernel.db import Row, Transaction
+from cumulet.kernel.db import Duplicate, Row, Transaction
 from cumulet.kernel.errors import Conflict, Invalid, NotFound
 from cumulet.volume.errors import InvalidVolume
 from cumulet.volume.limits import snapshot_costs
@@ -40,7 +40,7 @@ async def create(volume: Volume, caller: Context, source: Row, body: Mapping[str
     """A new snapshot in `creating`; ``in_use`` allows a volume that a guest has."""
     allowed = (AVAILABLE, IN_USE) if in_use else (AVAILABLE,)
     row: Row = {
-        "id": ids.new_uuid(), "volume_id": source["id"], "name": body.get("name"),
+        "id": body.get("id") or ids.new_uuid(), "volume_id": source["id"], "name": body.get("name"),
         "description": body.get("description"), "status": CREATING, "size": source["size"],
         "project_id": caller.project_id, "user_id": caller.user_id, "type_id": source["type_id"], "progress": "0%",
         "created_at": clock.now(),
@@ -55,7 +55,10 @@ async def create(volume: Volume, caller: Context, source: Row, body: Mapping[str
             )
         size = now["size"]
         await volume.quota.take(tx, row["project_id"], snapshot_costs(size, source["type_name"]))
-        await tx.insert(SNAPSHOTS, {**row, "size": size, "host": now["host"]})
+        try:
+            await tx.insert(SNAPSHOTS, {**row, "size": size, "host": now["host"]})
+        except Duplicate:
+            raise Conflict(f"Snapshot {row['id']} exists already.") from None
         await words.lay(tx, row["id"], words.SNAPSHOT, body.get("metadata") or {})
         params = CreateSnapshot(row["id"], source["id"])
         return await volume.begin(tx, "volume.create_snapshot", row["id"], params)

@@ -14,7 +14,9 @@ from __future__ import annotations
 import re
 import string
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from lxml import etree
 
@@ -254,6 +256,28 @@ def read_bases(text: str) -> list[str]:
     """The files on which the overlays of a domain document stand."""
     found = (element.get("file", "") for element in _parse(text).iterfind("devices/disk//backingStore/source"))
     return sorted({path for path in found if path})
+
+
+def read_root(text: str) -> tuple[str, str, str | None] | None:
+    """(target, file, file below it) of a guest's own root disk; None where it boots from a volume."""
+    for disk in _parse(text).iterfind("devices/disk"):
+        file = _attribute(disk, "source", "file")
+        if PurePath(file).name.startswith("root.") and disk.findtext("serial") is None:
+            base = disk.find("backingStore/source")
+            return _attribute(disk, "target", "dev"), file, base.get("file") if base is not None else None
+    return None
+
+
+def copy_xml(target: str, others: Iterable[str], file: str) -> str:
+    """What tells libvirt to copy the disk ``target`` to ``file``, and no other (formatbackup)."""
+    document = etree.Element("domainbackup", mode="push")
+    disks = _add(document, "disks")
+    for name in sorted(set(others) - {target}):
+        _add(disks, "disk", name=name, backup="no")
+    disk = _add(disks, "disk", name=target, backup="yes", type="file")
+    _add(disk, "target", file=file)
+    _add(disk, "driver", type="qcow2")
+    return to_text(document)
 
 
 def read_targets(text: str) -> set[str]:

@@ -264,6 +264,35 @@ class LibvirtHypervisor:
                     break
             await self._on_domain(key, lambda domain: guest.forget_device(domain, kind, ident))
 
+    # -- copies -----------------------------------------------------------------------------------
+
+    async def copy_root(self, server_id: str, target: str) -> str:
+        async with self._at_work(server_id) as key:
+            await self._on_domain(key, guest.end_copy)  # of an agent that died in the middle
+            _, root, base = await self._on_domain(key, guest.need_root)
+            while not await self._on_domain(key, guest.is_off):
+                await self._storage.make_target(target, root)
+                if await self._copy_running(key, target):
+                    return "qcow2"
+                os.unlink(target)  # the guest went off meanwhile
+            await self._storage.copy(root, base, target)
+            return "qcow2"
+
+    async def _copy_running(self, key: str, target: str) -> bool:
+        """Have QEMU copy the disk of a running guest; False when the guest went off before the end."""
+        await self._on_domain(key, lambda domain: guest.begin_copy(domain, target))
+        try:
+            pause = 0.05
+            while (whole := await self._on_domain(key, guest.copy_ended)) is None:
+                await clock.sleep(pause)
+                pause = min(pause * 1.5, 1.0)
+        except BaseException:
+            await asyncio.shield(self._on_domain(key, guest.end_copy))
+            raise
+        if not whole and not await self._on_domain(key, guest.is_off):
+            raise HypervisorError("the disk of the running guest could not be copied")
+        return whole
+
     # -- consoles ---------------------------------------------------------------------------------
 
     async def console_log(self, server_id: str, *, max_bytes: int = 1 << 20) -> str:

@@ -218,3 +218,44 @@ def forget_device(domain: libvirt.virDomain, kind: str, key: str) -> None:
     except libvirt.libvirtError:
         if _have(kind, key, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) is not None:
             raise
+
+
+# ---- copies of the root disk
+
+_OPERATION, _TYPE = "operation", "type"
+
+
+def need_root(domain: libvirt.virDomain) -> tuple[str, str, str | None]:
+    """(target, file, file below it) of the root disk; raises HypervisorError where the guest has none of its own."""
+    found = doc.read_root(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    if found is None:
+        raise HypervisorError("the server has no root disk of its own")
+    return found
+
+
+def begin_copy(domain: libvirt.virDomain, file: str) -> None:
+    """Have QEMU copy the root disk, as it is now, into the empty qcow2 ``file``."""
+    target, _, _ = need_root(domain)
+    document = doc.copy_xml(target, doc.read_targets(domain.XMLDesc(0)), file)
+    domain.backupBegin(document, None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+
+
+def copy_ended(domain: libvirt.virDomain) -> bool | None:
+    """None while a copy goes on; then whether it is whole. Told once: libvirt forgets it."""
+    if domain.isActive() and domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+        return None
+    told = domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+    wanted = (libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP, libvirt.VIR_DOMAIN_JOB_COMPLETED)
+    return (told.get(_OPERATION), told.get(_TYPE)) == wanted
+
+
+def end_copy(domain: libvirt.virDomain) -> None:
+    """Nothing copies the guest's disk any more."""
+    if not domain.isActive() or domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+        return
+    if domain.jobStats().get(_OPERATION) == libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP:
+        try:
+            domain.abortJob()
+        except libvirt.libvirtError:
+            if domain.isActive() and domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                raise

@@ -14,8 +14,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cumulet.compute.drivers.libvirt.connection import reason
 from cumulet.compute.drivers.libvirt.domain import FORMATS, Files, domain_uuid
@@ -27,6 +28,7 @@ KEEP_LOG_BYTES = 2 << 20
 
 _LIMITS = {"as": 1 << 30, "cpu": 30}  # bytes of address space, seconds: an image must not take the host down
 _SECONDS = 60.0
+_COPY_SECONDS = 3600.0
 _GIB = 1 << 30
 _PROGRAMS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _LAZY = ("-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-L")
@@ -160,6 +162,31 @@ class Storage:
         text = await _qemu_img("info", "-f", root.base_format, "--output=json", root.base)
         return int(json.loads(text)["virtual-size"])
 
+    async def make_target(self, file: str, root: str) -> None:
+        """An empty disk as large as ``root``, for a copy that QEMU makes; raises HypervisorError."""
+        described = await self._describe(root)
+        await _qemu_img("create", "-q", "-f", "qcow2", file, str(described["virtual-size"]))
+        os.chmod(file, 0o660)
+
+    async def copy(self, root: str, base: str | None, file: str) -> None:
+        """Write the disk of a guest that is off to ``file``; raises HypervisorError.
+
+        QEMU could write to the disk's header: it must still name the file that it was made on, and no other.
+        """
+        described = await self._describe(root)
+        if described.get("full-backing-filename") != base or described.get("format-specific", {}).get("data", {}).get(
+            "data-file"
+        ):
+            raise HypervisorError("the disk is not what it was made as")
+        limits = {"as": 2 << 30, "cpu": int(_COPY_SECONDS)}
+        await _run("qemu-img", "convert", "-q", "-f", "qcow2", "-O", "qcow2", root, file,
+                   seconds=_COPY_SECONDS, limits=limits)  # fmt: skip
+
+    async def _describe(self, root: str) -> dict[str, Any]:
+        """What the header of a disk says; a running QEMU may have it open (-U)."""
+        described: dict[str, Any] = json.loads(await _qemu_img("info", "-U", "-f", "qcow2", "--output=json", root))
+        return described
+
     def remove(self, server_id: str) -> None:
         """Remove everything the guest had; gone already is success."""
         shutil.rmtree(self.directory(server_id), ignore_errors=True)
@@ -218,10 +245,10 @@ async def _qemu_img(*arguments: str) -> bytes:
     return await _run("qemu-img", *arguments)
 
 
-async def _run(program: str, *arguments: str) -> bytes:
+async def _run(program: str, *arguments: str, seconds: float = _SECONDS, limits: Mapping[str, int] = _LIMITS) -> bytes:
     name = os.path.basename(program)
     try:
-        done = await run_program([program, *arguments], timeout=_SECONDS, limits=_LIMITS)
+        done = await run_program([program, *arguments], timeout=seconds, limits=limits)
     except TimeoutError:
         raise HypervisorError(f"{name} did not finish in time") from None
     except ProgramFailed as error:

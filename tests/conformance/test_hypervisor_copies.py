@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of root disks, for every driver: whole, of one moment, standing on nothing, the guest undisturbed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cumulet.compute.drivers.model import DiskCopies, HypervisorError, PowerState
+from tests.conformance.hypervisor_rigs import LibvirtRig, Rig, SimulatedRig, is_missing
+
+REAL = pytest.param(LibvirtRig, id="libvirt", marks=pytest.mark.machine)
+GIB = 1 << 30
+
+
+@pytest.fixture(params=[pytest.param(SimulatedRig, id="simulated"), REAL])
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+    found: Rig = request.param()
+    await found.driver.open()
+    yield found
+    await found.close()
+
+
+def disks(rig: Rig) -> DiskCopies:
+    return rig.driver  # type: ignore[return-value]
+
+
+def described(path: Path, format_: str) -> dict[str, Any]:
+    """What the copy says of itself."""
+    if format_ == "raw":
+        return {"virtual-size": path.stat().st_size}
+    told = subprocess.run(
+        ["qemu-img", "info", "-f", format_, "--output=json", str(path)], check=True, capture_output=True
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found
+
+
+async def test_a_running_guest_goes_on_and_its_copy_is_whole(rig: Rig) -> None:
+    plan = msgspec.structs.replace(rig.plan(), disks=[rig.disk()])
+    await rig.driver.ensure_running(plan)
+    before = rig.identity(plan.server_id)
+    for _ in range(2):
+        target = rig.target()
+        told = described(target, await disks(rig).copy_root(plan.server_id, str(target)))
+        assert told["virtual-size"] == GIB
+        assert "backing-filename" not in told
+    assert rig.identity(plan.server_id) == before
+    assert (await rig.driver.guests())[0].power_state == PowerState.RUNNING
+    await rig.driver.reboot(plan.server_id, hard=True, grace=0)  # nothing holds it any more
+
+
+async def test_a_guest_that_is_off(rig: Rig) -> None:
+    plan = rig.plan()
+    await rig.driver.ensure_running(plan)
+    await rig.driver.stop(plan.server_id, grace=0)
+    target = rig.target()
+    assert described(target, await disks(rig).copy_root(plan.server_id, str(target)))["virtual-size"] == GIB
+
+
+async def test_what_has_no_disk_of_its_own(rig: Rig) -> None:
+    missing = str(uuid.uuid4())
+    await is_missing(disks(rig).copy_root(missing, str(rig.target())))
+    plan = msgspec.structs.replace(rig.plan(), root=None, disks=[rig.disk()])
+    await rig.driver.ensure_running(plan)
+    with pytest.raises(HypervisorError, match="no root disk of its own"):
+        await disks(rig).copy_root(plan.server_id, str(rig.target()))
+
+
+async def test_a_copy_that_is_given_up_leaves_the_guest_free(rig: Rig) -> None:
+    plan = rig.plan()
+    await rig.driver.ensure_running(plan)
+    copying = asyncio.ensure_future(disks(rig).copy_root(plan.server_id, str(rig.target())))
+    await asyncio.sleep(0)
+    copying.cancel()
+    await asyncio.gather(copying, return_exceptions=True)
+    target = rig.target()
+    assert described(target, await disks(rig).copy_root(plan.server_id, str(target)))["virtual-size"] == GIB
+    await rig.driver.ensure_absent(plan.server_id)
+    assert rig.left_of(plan.server_id) == []
+
+
+@pytest.mark.machine
+async def test_what_a_real_guest_wrote_is_in_the_copy() -> None:
+    rig = LibvirtRig()
+    await rig.driver.open()
+    try:
+        plan = rig.plan(bootable=True)
+        await rig.driver.ensure_running(plan)
+        await rig.until_up(plan.server_id)
+        place = GIB // 512 - 8
+        write = f"echo written-by-the-guest | sudo dd of=/dev/vda bs=512 seek={place} conv=fsync,notrunc"
+        await rig.type(plan.server_id, write)
+        target = rig.target()
+        assert await disks(rig).copy_root(plan.server_id, str(target)) == "qcow2"
+        raw = target.with_suffix(".raw")
+        subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(target), str(raw)], check=True)
+        with raw.open("rb") as file:
+            file.seek(place * 512)
+            assert file.read(21) == b"written-by-the-guest\n"
+    finally:
+        await rig.close()
