@@ -18,6 +18,7 @@ import pytest
 from cumulet.assembly.table import SERVICES
 from cumulet.kernel.http import Answer, Api, Request, Route
 from cumulet.kernel.http.body import FORMATS
+from tests.spread import previous
 
 UNTESTED = Path(__file__).parent / "shape" / "untested_routes.txt"
 _SUCCESS = range(200, 400)
@@ -93,6 +94,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _is_whole(config):
         return
     terminalreporter.write_line(f"{len(used & known)} of {len(known)} routes are used by a test")
+    told, older = previous.summary()
+    terminalreporter.write_line(told, red=not older)
     for line in verdict():
         terminalreporter.write_line(line, red=True)
     for one in sorted(_listed() - (known - used)):

@@ -130,3 +130,35 @@ async def test_the_sagas_of_the_dead_go_on_within_five_seconds(site: Site) -> No
     await site.ended(saga_id, 5.0)
     assert site.done == ["dead holds", "living holds"]
     assert ear is not None
+
+
+async def test_what_a_newer_release_began_is_left_to_it(site: Site) -> None:
+    """While an upgrade goes on, a process that is older neither runs it nor holds it up."""
+
+    class Newer(msgspec.Struct):
+        must: str
+
+    async def work(run: Run) -> None:
+        site.done.append(f"{run.saga} {run.params}")
+
+    def engine(*sagas: Saga) -> SagaEngine:
+        return SagaEngine(site.database, site.table, sagas, world=None, seal=Seal("k"), component="x")
+
+    async def row(saga_id: str) -> dict[str, Any]:
+        found = await site.database.first(select(site.table).where(site.table.c.id == saga_id))
+        assert found is not None
+        return found
+
+    first, second = Saga("s", Params, (Step("work", work),)), Saga("s", Params, (Step("work", work),), version=2)
+    changed = Saga("changed", Newer, (Step("work", work),))
+    newer, older = engine(first, second, Saga("changed", Params, (Step("work", work),))), engine(first, changed)
+    version, unreadable = await site.begin(newer, "s"), await site.begin(newer, "changed")
+    await older.settle()
+    assert site.done == []
+    assert [(await row(one))["owner"] for one in (version, unreadable)] == [None, None]
+    assert (await row(version))["generation"] == 0, "it was not even taken"
+    assert (await row(unreadable))["wake_at"] > (await row(unreadable))["updated_at"] + 50, "and not at once again"
+    newer.poke(unreadable)
+    await newer.settle()
+    assert site.done == ["changed Params()", "s Params()"] or site.done == ["s Params()", "changed Params()"]
+    assert [(await row(one))["state"] for one in (version, unreadable)] == ["done", "done"]

@@ -26,6 +26,8 @@ from cumulet.kernel.secrets import Seal
 
 _log = logging.getLogger(__name__)
 _UNDO_TRIES = 12
+_UNREADABLE = 60.0
+"""Seconds until a saga whose parameters could not be read is looked at again."""
 
 
 class Hooks(Protocol):
@@ -60,10 +62,10 @@ class SagaEngine:
         lease: float = 3.5,
         hooks: Hooks | None = None,
     ) -> None:
-        self.journal = Journal(database, table, seal)
+        self._sagas = {(saga.name, saga.version): saga for saga in sagas}
+        self.journal = Journal(database, table, seal, self._sagas)
         self.world = world
         self._table = table
-        self._sagas = {(saga.name, saga.version): saga for saga in sagas}
         self._newest = {saga.name: saga for saga in sorted(self._sagas.values(), key=lambda one: one.version)}
         self._component, self._host, self._sole = component, host, sole
         self._workers, self._lease, self._hooks = workers, lease, hooks or halts.saga_hooks()
@@ -187,12 +189,15 @@ class SagaEngine:
             if poked and not told and self.tell is not None and not self._sole:
                 self.tell(saga_id, True)  # whoever runs it must look again
             return
-        saga = self._sagas.get((row["name"], row["version"]))
-        if saga is None:
-            _log.error("saga %s version %s is unknown to this release", row["name"], row["version"])
+        saga = self._sagas[row["name"], row["version"]]
+        try:
+            params = msgspec.convert(row["params"], saga.params)
+        except msgspec.ValidationError as error:  # another release's; that may be the one that knows what to do
+            _log.error("saga %s %s: its parameters can't be read by this release: %s", saga.name, saga_id, error)
+            await self.journal.give_back(saga_id, row["generation"], _UNREADABLE)
             return
         run = Run(
-            id=saga_id, saga=saga.name, subject=row["subject"], params=msgspec.convert(row["params"], saga.params),
+            id=saga_id, saga=saga.name, subject=row["subject"], params=params,
             world=self.world, attempt=row["attempt"], generation=row["generation"], outputs=row["outputs"],
             notes=row["notes"], caller=self.journal.caller_of(row), started_at=row["created_at"], tries=row["tries"],
         )  # fmt: skip

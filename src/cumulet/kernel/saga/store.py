@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from sqlalchemy import Boolean, Column, Index, Integer, MetaData, String, Table, Text, or_, select
+from sqlalchemy import Boolean, Column, Index, Integer, MetaData, String, Table, Text, and_, false, or_, select
 
 from cumulet.kernel import clock, context, ids, trace
 from cumulet.kernel.context import Context
@@ -54,10 +55,21 @@ class LostLease(Exception):
 
 
 class Journal:
-    """Reads and writes saga rows; the engine decides what."""
+    """Reads and writes saga rows; the engine decides what.
 
-    def __init__(self, database: Database, table: Table, seal: Seal) -> None:
+    Only the sagas of ``known`` names and versions are taken: while an upgrade goes on, those
+    of a newer release are left to the processes that are newer, too.
+    """
+
+    def __init__(self, database: Database, table: Table, seal: Seal, known: Iterable[tuple[str, int]]) -> None:
         self.database, self.table, self._seal = database, table, seal
+        versions: dict[int, list[str]] = {}
+        for name, version in known:
+            versions.setdefault(version, []).append(name)
+        t = table
+        self._ours = or_(
+            false(), *(and_(t.c.version == version, t.c.name.in_(sorted(names))) for version, names in versions.items())
+        )
 
     async def add(self, tx: Transaction, name: str, version: int, subject: str, params: msgspec.Struct) -> str:
         """Write a new saga, ready to run, in the transaction of what it is about."""
@@ -86,25 +98,33 @@ class Journal:
         t, now = self.table, clock.now()
         statement = (
             select(t.c.id)
-            .where(t.c.state == READY, t.c.wake_at <= now, or_(t.c.owner.is_(None), t.c.lease_until < now))
+            .where(t.c.state == READY, t.c.wake_at <= now, or_(t.c.owner.is_(None), t.c.lease_until < now), self._ours)
             .order_by(t.c.wake_at)
             .limit(limit)
         )
         return [row["id"] for row in await self.database.all(statement, point=True)]
 
     async def take(self, saga_id: str, owner: str, lease: float) -> Row | None:
-        """Claim a saga for ``lease`` seconds; None when somebody else has it or it is over."""
+        """Claim a saga for ``lease`` seconds; None when somebody else has it, it is over or not known here."""
         t = self.table
 
         async def body(tx: Transaction) -> Row | None:
             now = clock.now()
             free = or_(t.c.owner.is_(None), t.c.lease_until < now)
-            claimed = t.update().where(t.c.id == saga_id, t.c.state == READY, free)
+            claimed = t.update().where(t.c.id == saga_id, t.c.state == READY, free, self._ours)
             if not await tx.run(claimed.values(owner=owner, lease_until=now + lease, generation=t.c.generation + 1)):
                 return None
             return await tx.first(select(t).where(t.c.id == saga_id))
 
         return await self.database.run(body, durable=False)
+
+    async def give_back(self, saga_id: str, generation: int, seconds: float) -> None:
+        """Leave a saga to others for a while."""
+
+        async def body(tx: Transaction) -> None:
+            await self.write(tx, saga_id, generation, owner=None, lease_until=0.0, wake_at=clock.now() + seconds)
+
+        await self.database.run(body, durable=False)
 
     async def renew(self, saga_id: str, generation: int, lease: float) -> bool:
         t = self.table
