@@ -15,6 +15,7 @@ import pytest
 
 from cumulet.kernel import clock
 from tests.cloud import Databases
+from tests.directory import slapd, slapd_session  # noqa: F401 - fixtures of all tests
 from tests.observed import (  # noqa: F401 - hooks and fixtures of all tests
     _answers_are_as_declared,
     pytest_configure,

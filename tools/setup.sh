@@ -24,6 +24,7 @@ packages() {
     command -v apt-get >/dev/null || fail "These Debian packages are missing, and this is no Debian:$missing"
     say "installing Debian packages:$missing"
     as_root apt-get update -qq || fail "The package lists can't be read; is there a network?"
+    case "$missing" in *slapd*) echo 'slapd slapd/no_configuration boolean true' | as_root debconf-set-selections ;; esac
     # a fresh database cluster and brokers that start by themselves are not wanted: the tests start their own
     as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
         fail "apt-get could not install:$missing"
@@ -45,7 +46,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
     say "installing Python packages into .venv"
     .venv/bin/python -m pip install -q --upgrade pip uv || fail "pip could not install uv; is there a network?"
     extras=scale
-    [ "$level" = machine ] && extras=scale,libvirt
+    [ "$level" = machine ] && extras=scale,libvirt,ldap
     .venv/bin/uv pip install -q --python .venv/bin/python -e ".[$extras]" --group dev ||
         fail "The Python packages could not be installed."
     echo "$want" >"$stamp"

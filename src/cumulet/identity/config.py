@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+from cumulet.identity.drivers import DirectoryFailed
+from cumulet.identity.drivers.options import make_options, unknown
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -68,3 +71,16 @@ class IdentitySettings(msgspec.Struct, frozen=True):
     """Days without a login after which an account is disabled; 0: never."""
     login_failures_per_minute: Natural = 20
     """Wrong passwords for one user from one address before more of them have to wait; 0: they never have to."""
+    directories: dict[str, dict[str, Any]] = {}
+    """Domains (by name) whose users and groups are in an LDAP directory, each with the published options of it."""
+    directory_refresh: Positive = 60
+    """Seconds after which everybody of a directory who is used here is looked at again."""
+
+    def __post_init__(self) -> None:
+        for name, options in self.directories.items():
+            if wrong := unknown(options):
+                raise ValueError(f"directories.{name}: no such option: {', '.join(wrong)}")
+            try:
+                make_options(options)
+            except DirectoryFailed as error:
+                raise ValueError(f"directories.{name}: {error}") from None

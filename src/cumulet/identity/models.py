@@ -268,6 +268,21 @@ DOMAIN_OPTIONS = Table(
 )
 """The configuration of a domain; the value of a sensitive option is sealed."""
 
+DIRECTORY_IDS = Table(
+    "directory_ids",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("domain_id", String(64), ForeignKey("projects.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("kind", String(5), nullable=False),
+    Column("local_id", String(255), nullable=False),
+    Column("gone", Boolean, nullable=False),
+)
+"""Who of a domain's directory is meant by a published id; ``kind`` is ``user`` or ``group``.
+
+A row of users or of groups with such an id is what was last seen of it there.
+``gone``: the directory does not know it any more.
+"""
+
 # ---- federation
 
 IDENTITY_PROVIDERS = Table(

@@ -14,7 +14,7 @@ from cumulet.identity.models import METADATA
 from cumulet.identity.policy import RULES
 from cumulet.kernel.http import Api
 from cumulet.kernel.policy import Policy
-from cumulet.kernel.registry import Parts, Role, Service
+from cumulet.kernel.registry import Parts, Role, Runnable, Service
 
 MOUNT, PORT = "/identity", 5000
 _VARY = {"Vary": "X-Auth-Token"}
@@ -48,7 +48,8 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         [tuple(row) for row in parts.options.get("catalogue", ())],
         front_port=parts.options.get("front_port"),
     )
-    built = [Role("identity-api", make_api(identity, parts.host), [identity.purge_loop(), identity.inactivity_loop()])]
+    loops: list[Runnable] = [identity.purge_loop(), identity.inactivity_loop(), identity.directory_loop()]
+    built = [Role("identity-api", make_api(identity, parts.host), loops)]
 
     async def first(facts: dict[str, Any]) -> dict[str, Any]:
         return await bootstrap(
@@ -60,6 +61,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
 
     async def close() -> None:
         identity.passwords.close()
+        identity.directories.close()
 
     return Service(
         name="identity",

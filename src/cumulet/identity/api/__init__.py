@@ -25,6 +25,7 @@ from cumulet.identity.api import (
     trusts,
     users,
 )
+from cumulet.identity.api.directories import through_directories
 from cumulet.identity.shapes import shapes
 from cumulet.kernel.http.route import Route, returning, under
 
@@ -55,4 +56,4 @@ _ALL = [
         ],
     ),
 ]
-ROUTES: list[Route] = returning(shapes([route.at for route in _ALL]), _ALL)
+ROUTES: list[Route] = returning(shapes([route.at for route in _ALL]), through_directories(_ALL))

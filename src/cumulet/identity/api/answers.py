@@ -80,6 +80,12 @@ def own_domain(request: Request, page: Page, column: str = "domain_id") -> Page:
     return replace(page, filters=(*page.filters, Filter(column, domain_id))) if domain_id else page
 
 
+def domain_of(page: Page) -> str | None:
+    """The one domain that a list is about, if there is one."""
+    named = {str(wish.value) for wish in page.filters if wish.column == "domain_id" and wish.comparator == "equals"}
+    return named.pop() if len(named) == 1 else None
+
+
 def flag(request: Request, name: str) -> bool:
     """Whether a bare query key is there and not ``0``."""
     for key, value in parse_qsl(request.query_text, keep_blank_values=True):

@@ -8,6 +8,7 @@ from typing import Any
 from cumulet.identity.api import views
 from cumulet.identity.api.answers import (
     collection,
+    domain_of,
     identity_of,
     in_domain,
     member,
@@ -55,7 +56,11 @@ async def sent_target(request: Request) -> Target:
 
 async def list_groups(request: Request) -> dict[str, Any]:
     page = own_domain(request, page_of(request, ("domain_id", "name")))
-    return collection(request, "groups", await users.list_groups(identity_of(request).database, page), views.group)
+    identity = identity_of(request)
+    found = await identity.directories.groups(domain_of(page), page)
+    if found is None:
+        found = await users.list_groups(identity.database, page)
+    return collection(request, "groups", found, views.group)
 
 
 def _answer(request: Request, row: Row) -> dict[str, Any]:
@@ -83,7 +88,10 @@ async def delete_group(request: Request) -> None:
 
 async def list_members(request: Request) -> dict[str, Any]:
     page = expiring(request, own_domain(request, page_of(request, ("domain_id", "enabled", "name"))))
-    found = await users.list_users(identity_of(request).database, page, group_id=request.params["group_id"])
+    identity, group_id = identity_of(request), request.params["group_id"]
+    found = await identity.directories.members_of(group_id, page)
+    if found is None:
+        found = await users.list_users(identity.database, page, group_id=group_id)
     return collection(request, "users", found, views.user)
 
 

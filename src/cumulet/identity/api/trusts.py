@@ -71,6 +71,7 @@ async def create_trust(request: Request) -> dict[str, Any]:
     identity, body = identity_of(request), request.body
     if body["trustor_user_id"] != request.context.user_id:
         raise forbidden_action("The authenticated user should match the trustor")
+    await identity.directories.meet("user", body["trustee_user_id"])
     graph = await identity.tokens.graph()
     row = await trusts.create_trust(identity.database, identity.settings, graph, body, seen.claims.trust_id)
     return await _whole(request, row)

@@ -9,6 +9,7 @@ from typing import Any
 from cumulet.identity.api import views
 from cumulet.identity.api.answers import (
     collection,
+    domain_of,
     identity_of,
     in_domain,
     member,
@@ -50,7 +51,10 @@ async def sent_target(request: Request) -> Target:
 async def list_users(request: Request) -> dict[str, Any]:
     page = expiring(request, own_domain(request, page_of(request, _FILTERS)))
     known = {name: request.query[name] for name in federated_users.FILTERS if name in request.query}
-    found = await users.list_users(identity_of(request).database, page, known=known)
+    identity = identity_of(request)
+    found = None if known else await identity.directories.users(domain_of(page), page)
+    if found is None:
+        found = await users.list_users(identity.database, page, known=known)
     return collection(request, "users", found, views.user)
 
 
@@ -111,7 +115,10 @@ async def revoke_tokens(request: Request) -> None:
 
 async def list_groups(request: Request) -> dict[str, Any]:
     page = own_domain(request, page_of(request, ("name",)))
-    found = await users.list_groups(identity_of(request).database, page, user_id=request.params["user_id"])
+    identity, user_id = identity_of(request), request.params["user_id"]
+    found = await identity.directories.groups_of(user_id, page)
+    if found is None:
+        found = await users.list_groups(identity.database, page, user_id=user_id)
     return collection(request, "groups", found, views.group_of_user)
 
 

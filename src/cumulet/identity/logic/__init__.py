@@ -10,6 +10,7 @@ from cumulet.identity.logic import compliance
 from cumulet.identity.logic.authentication import Authentication
 from cumulet.identity.logic.catalogue import Catalogue
 from cumulet.identity.logic.claims import Sealer
+from cumulet.identity.logic.directories import Directories
 from cumulet.identity.logic.domain_options import DomainOptions
 from cumulet.identity.logic.feed import Feed
 from cumulet.identity.logic.keyring import CREDENTIALS, RECEIPTS, Keyring
@@ -19,6 +20,7 @@ from cumulet.identity.logic.oauth1 import OAuth1
 from cumulet.identity.logic.passwords import Passwords
 from cumulet.identity.logic.receipts import Receipts
 from cumulet.identity.logic.sealed_credentials import SealedCredentials
+from cumulet.identity.logic.shadows import Shadows
 from cumulet.identity.logic.tokens import Tokens
 from cumulet.kernel import clock
 from cumulet.kernel.db import Database
@@ -41,6 +43,7 @@ class Identity:
     oauth1: OAuth1
     catalogue: Catalogue
     domain_options: DomainOptions
+    directories: Directories
     own_endpoints: list[tuple[str, str, str, str]]
     """(type, name, mount, endpoint) of every service of this cloud."""
     front_port: int | None = None
@@ -60,16 +63,17 @@ class Identity:
         feed = Feed(database)
         tokens = Tokens(database, feed, Sealer(secrets), settings)
         passwords = Passwords(settings, threads=hash_threads)
-        naming, sealed = Naming(database), SealedCredentials(database, Keyring(secrets, CREDENTIALS))
+        options = DomainOptions(database, Seal(secrets.get("identity_domain_options")))
+        directories = Directories(database, options, Shadows(database, feed), settings)
+        naming, sealed = Naming(database, directories), SealedCredentials(database, Keyring(secrets, CREDENTIALS))
         oauth1 = OAuth1(database, feed, Keyring(secrets, CREDENTIALS), settings)
-        methods = Methods(database, tokens, passwords, sealed, oauth1, naming)
+        methods = Methods(database, tokens, passwords, sealed, oauth1, naming, directories)
         receipts = Receipts(Keyring(secrets, RECEIPTS), settings.receipt_lifetime)
         authentication = Authentication(database, feed, tokens, methods, naming, receipts, settings)
         catalogue = Catalogue(database, feed, settings)
-        options = DomainOptions(database, Seal(secrets.get("identity_domain_options")))
         return cls(
             database, settings, feed, tokens, passwords, methods, authentication, sealed, oauth1, catalogue, options,
-            own_endpoints, front_port,
+            directories, own_endpoints, front_port,
         )  # fmt: skip
 
     def purge_loop(self) -> Loop:
@@ -87,3 +91,7 @@ class Identity:
             await compliance.disable_inactive(self.database, self.feed, self.settings)
 
         return Loop("identity inactivity", 3600.0, look)
+
+    def directory_loop(self) -> Loop:
+        """The loop that looks again at everybody of directories who is used here."""
+        return Loop("identity directories", self.settings.directory_refresh, self.directories.refresh)

@@ -16,7 +16,7 @@ from cumulet.identity.config import IdentitySettings
 from cumulet.identity.errors import AuthenticationTold
 from cumulet.identity.logic.feed import Feed
 from cumulet.identity.logic.passwords import Passwords
-from cumulet.identity.models import OLD_PASSWORDS, USERS
+from cumulet.identity.models import DIRECTORY_IDS, OLD_PASSWORDS, USERS
 from cumulet.kernel import clock
 from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.errors import Invalid
@@ -153,7 +153,8 @@ async def disable_inactive(database: Database, feed: Feed, settings: IdentitySet
     """Disable every account that nobody used for as long as the operator allows."""
     if not settings.disable_user_account_days_inactive:
         return
-    for user in await database.all(select(USERS).where(USERS.c.enabled.is_(True))):
+    own = USERS.c.id.not_in(select(DIRECTORY_IDS.c.id))  # a directory says itself who is enabled
+    for user in await database.all(select(USERS).where(USERS.c.enabled.is_(True), own)):
         if is_inactive(settings, user):
             await _disable(database, feed, user["id"])
 

@@ -111,3 +111,38 @@ def split(sent: dict[str, Any], columns: Iterable[str]) -> tuple[dict[str, Any],
         if name not in known and name not in ("id", "links")
     }
     return values, extra
+
+
+# ---- lists that are not in the database
+
+
+def _satisfies(row: Row, wish: Filter) -> bool:
+    """`_condition` of one row."""
+    value, wanted = row.get(wish.column), wish.value
+    if (compare := ORDERS.get(wish.comparator)) is not None:
+        return value is not None and bool(compare(value, wanted))
+    if not isinstance(value, str):
+        return wish.comparator != "equals" or value == wanted
+    wanted = str(wanted)
+    if not wish.case_sensitive or wish.comparator == "equals":  # directories do not tell case apart in names
+        value, wanted = value.lower(), wanted.lower()
+    tests: dict[str, Callable[[], bool]] = {
+        "equals": lambda: value == wanted,
+        "startswith": lambda: value.startswith(wanted),
+        "endswith": lambda: value.endswith(wanted),
+        "contains": lambda: wanted in value,
+    }
+    return tests[wish.comparator]()
+
+
+def cut(rows: list[Row], page: Page, *, key: str = "id") -> tuple[list[Row], bool]:
+    """What `fetch` would make of these rows. Raises NotFound for an unknown marker."""
+    chosen = [row for row in rows if all(_satisfies(row, wish) for wish in page.filters)]
+    sort = page.sort if all(isinstance(row.get(page.sort), str) for row in chosen) else key
+    chosen.sort(key=lambda row: (row[sort], row[key]), reverse=page.descending)
+    if page.marker is not None:
+        places = [place for place, row in enumerate(chosen) if row[key] == page.marker]
+        if not places:
+            raise NotFound(f"Marker {page.marker} could not be found.")
+        chosen = chosen[places[0] + 1 :]
+    return (chosen, False) if page.limit is None else (chosen[: page.limit], len(chosen) > page.limit)

@@ -15,6 +15,7 @@ from sqlalchemy import bindparam, select
 
 from cumulet.identity.errors import expecting, forbidden_action, missing
 from cumulet.identity.logic import compliance, totp
+from cumulet.identity.logic.directories import Directories
 from cumulet.identity.logic.naming import Naming, guess_key
 from cumulet.identity.logic.oauth1 import OAuth1
 from cumulet.identity.logic.passwords import Passwords
@@ -76,9 +77,10 @@ class Methods:
         credentials: SealedCredentials,
         oauth1: OAuth1,
         naming: Naming,
+        directories: Directories,
     ) -> None:
         self._database, self._tokens, self._passwords, self._naming = database, tokens, passwords, naming
-        self._credentials, self._oauth1 = credentials, oauth1
+        self._credentials, self._oauth1, self._directories = credentials, oauth1, directories
         self._settings = passwords.settings
         self._throttle = Throttle(self._settings.login_failures_per_minute)
 
@@ -100,6 +102,8 @@ class Methods:
         key = guess_key(named)
         self._throttle.check(key, address)
         user = await self._naming.user(named)
+        if user is not None and "dn" in user:
+            return await self._by_directory(user, password, key, address)
         known = user["password_hash"] if user is not None else None
         matches = await self._passwords.matches(password, known)
         locked = user is not None and compliance.is_locked(self._settings, user)
@@ -114,6 +118,16 @@ class Methods:
         await compliance.record_success(self._database, self._settings, user)
         if self._passwords.outdated(known):
             await self._renew(user["id"], known, password)
+        return user
+
+    async def _by_directory(self, user: Row, password: str, key: str, address: str) -> Row:
+        """`right_password` for a user of a directory, which has rules of its own about passwords and locks."""
+        if not await self._directories.check(user, password):
+            self._throttle.failed(key, address)
+            raise Unauthorized
+        self._throttle.passed(key, address)
+        if not user["enabled"]:
+            raise Unauthorized
         return user
 
     async def _renew(self, user_id: str, known: str, password: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import bindparam, select
 
 from cumulet.identity.errors import expecting
+from cumulet.identity.logic.directories import Directories
 from cumulet.identity.models import PROJECTS, USERS
 from cumulet.kernel.db import Database, Row
 from cumulet.kernel.errors import Unauthorized
@@ -25,22 +26,29 @@ _PROJECT_NAMED = _PROJECTS.where(PROJECTS.c.domain_id == bindparam("domain"), PR
 class Naming:
     """Looks up users, domains and projects as authentication documents name them."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, directories: Directories) -> None:
+        self._database, self._directories = database, directories
 
     async def user_of(self, user_id: str) -> Row | None:
         return await self._database.first(_USER, {"wanted": user_id})
 
     async def user(self, named: dict[str, Any]) -> Row | None:
-        """The user of an ``id``, or of a ``name`` in an enabled ``domain``."""
+        """The user of an ``id``, or of a ``name`` in an enabled ``domain``; one of a directory has a ``dn``.
+
+        Of two of one name in a domain with a directory, our own one is meant.
+        """
         if "id" in named:
-            return await self.user_of(named["id"])
+            theirs, row = await self._directories.user_of(named["id"])
+            return row if theirs else await self.user_of(named["id"])
         if "domain" not in named:
             raise expecting("domain", "user")
         domain = await self.domain(named["domain"])
         if domain is None:
             return None
-        return await self._database.first(_USER_NAMED, {"domain": domain["id"], "wanted": named["name"]})
+        own = await self._database.first(_USER_NAMED, {"domain": domain["id"], "wanted": named["name"]})
+        if own is not None and not await self._directories.knows(own["id"]):
+            return own
+        return (await self._directories.user_named(domain["id"], named["name"]))[1]
 
     async def domain(self, named: dict[str, Any]) -> Row | None:
         """The enabled domain of an ``id`` or ``name``."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from cumulet.identity.logic import compliance
+from cumulet.identity.logic.directories import refuse_write
 from cumulet.identity.logic.feed import Feed
 from cumulet.identity.logic.methods import Methods
 from cumulet.identity.logic.passwords import Passwords
@@ -27,6 +28,8 @@ async def change_password(
     """A user changes its own password; raises Unauthorized unless ``original_password`` is right (expired is fine)."""
     original, new, settings = sent["original_password"], sent["password"], passwords.settings
     row = await methods.right_password({"id": user_id}, original, address)
+    if "dn" in row:
+        raise refuse_write()
     compliance.require_strength(settings, new)
     if row["options"].get("lock_password"):
         raise Invalid(

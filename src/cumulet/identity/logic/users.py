@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Table, select
 
 from cumulet.identity.errors import missing, taken
 from cumulet.identity.logic import compliance, federated_users, sealed_credentials
 from cumulet.identity.logic.feed import Feed
-from cumulet.identity.logic.listing import Page, fetch, one, split
+from cumulet.identity.logic.listing import Page, fetch, split
 from cumulet.identity.logic.passwords import Passwords
 from cumulet.identity.logic.roles import merge_options
-from cumulet.identity.models import ASSIGNMENTS, GROUPS, MEMBERSHIPS, PROJECTS, USERS
+from cumulet.identity.models import ASSIGNMENTS, DIRECTORY_IDS, GROUPS, MEMBERSHIPS, PROJECTS, USERS
 from cumulet.kernel import clock, ids
 from cumulet.kernel.db import Database, Duplicate, Row, Transaction
 from cumulet.kernel.errors import Invalid, NotFound
@@ -29,7 +29,7 @@ async def list_users(
     database: Database, page: Page, *, group_id: str | None = None, known: Mapping[str, str] | None = None
 ) -> tuple[list[Row], bool]:
     """The users, or those of one group (which must exist), or those that identity providers know (`known_by`)."""
-    statement = federated_users.known_by(select(USERS), known or {})
+    statement = federated_users.known_by(select(USERS).where(_there(USERS)), known or {})
     if group_id is not None:
         await show_group(database, group_id)
         members = select(MEMBERSHIPS.c.user_id).where(MEMBERSHIPS.c.group_id == group_id)
@@ -37,8 +37,20 @@ async def list_users(
     return await fetch(database, statement, USERS, page)
 
 
+def _there(table: Table) -> Any:
+    """Whoever went away from a directory keeps a row, for what stands on it, and is shown no more."""
+    return table.c.id.not_in(select(DIRECTORY_IDS.c.id).where(DIRECTORY_IDS.c.gone.is_(True)))
+
+
+async def _one(reader: Reader, table: Table, id: str, noun: str) -> Row:
+    row = await reader.first(select(table).where(table.c.id == id, _there(table)))
+    if row is None:
+        raise missing(noun, id)
+    return row
+
+
 async def show_user(reader: Reader, user_id: str) -> Row:
-    return await one(reader, USERS, user_id, "user")
+    return await _one(reader, USERS, user_id, "user")
 
 
 async def create_user(database: Database, passwords: Passwords, sent: dict[str, Any]) -> Row:
@@ -166,7 +178,7 @@ def _taken(noun: str, name: str, domain_id: str | None = None) -> Exception:
 
 async def list_groups(database: Database, page: Page, *, user_id: str | None = None) -> tuple[list[Row], bool]:
     """The groups, or those of one user (which must exist)."""
-    statement = select(GROUPS)
+    statement = select(GROUPS).where(_there(GROUPS))
     if user_id is not None:
         await show_user(database, user_id)
         joined = select(MEMBERSHIPS.c.group_id).where(MEMBERSHIPS.c.user_id == user_id)
@@ -175,7 +187,7 @@ async def list_groups(database: Database, page: Page, *, user_id: str | None = N
 
 
 async def show_group(reader: Reader, group_id: str) -> Row:
-    return await one(reader, GROUPS, group_id, "group")
+    return await _one(reader, GROUPS, group_id, "group")
 
 
 async def create_group(database: Database, sent: dict[str, Any]) -> Row:
