@@ -14,6 +14,7 @@ import pytest
 from aio_pika.abc import AbstractChannel
 from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 
+from cumulet.cli.chaos.relay import Relay
 from cumulet.kernel import clock, context
 from cumulet.kernel.bus import Method, RabbitBus, ensure_speaks_for
 from cumulet.kernel.bus.broker import Broker
@@ -21,7 +22,7 @@ from cumulet.kernel.bus.model import POISONS, Poison, encode
 from cumulet.kernel.bus.names import user_of
 from cumulet.kernel.context import Context
 from cumulet.kernel.errors import Forbidden, Invalid, Unauthorized, Unavailable
-from tests.rabbit import Proxy, Rabbit
+from tests.rabbit import Rabbit
 
 pytestmark = pytest.mark.rabbit
 
@@ -138,12 +139,12 @@ async def test_a_broker_short_of_memory_takes_nothing_and_later_goes_on(rabbit_a
 
 
 async def test_a_bus_waits_for_a_broker_that_is_late(rabbit: Rabbit) -> None:
-    proxy = Proxy(rabbit.node.amqp)
+    proxy = Relay(("127.0.0.1", rabbit.node.amqp))
     async with proxy:
-        proxy.freeze()
+        proxy.silence()
         connecting = asyncio.create_task(RabbitBus.connect(rabbit.url(port=proxy.port), password=rabbit.password))
         await asyncio.sleep(0)
-        proxy.thaw()
+        proxy.mend()
         await (await connecting).close()
     with pytest.raises(Unavailable, match="can't be reached"):
         await RabbitBus.connect(rabbit.url(port=proxy.port), password=rabbit.password, timeout=0.3)
@@ -152,13 +153,13 @@ async def test_a_bus_waits_for_a_broker_that_is_late(rabbit: Rabbit) -> None:
 @pytest.mark.parametrize("whose", ["client", "server"])
 async def test_a_cut_connection_fails_calls_at_once_and_carries_out_nothing_twice(rabbit: Rabbit, whose: str) -> None:
     receiver = Receiver(slow=True)
-    async with Proxy(rabbit.node.amqp) as proxy:
+    async with Relay(("127.0.0.1", rabbit.node.amqp)) as proxy:
         ports = {whose: proxy.port}
         async with _bus(rabbit, port=ports.get("server")) as server, _bus(rabbit, port=ports.get("client")) as client:
             await server.subscribe({WORK: receiver}, component="conductor")
             call = asyncio.create_task(client.call(WORK, "first", timeout=60))
             await receiver.started.wait()
-            proxy.cut()
+            proxy.reset()
             if whose == "client":
                 async with asyncio.timeout(5):
                     with pytest.raises(Unavailable, match="broke"):
@@ -173,16 +174,20 @@ async def test_a_cut_connection_fails_calls_at_once_and_carries_out_nothing_twic
 
 async def test_a_silent_broker_is_noticed_within_seconds(rabbit: Rabbit) -> None:
     receiver = Receiver(slow=True)
-    async with Proxy(rabbit.node.amqp) as proxy, _bus(rabbit) as server, _bus(rabbit, port=proxy.port) as client:
+    async with (
+        Relay(("127.0.0.1", rabbit.node.amqp)) as proxy,
+        _bus(rabbit) as server,
+        _bus(rabbit, port=proxy.port) as client,
+    ):
         await server.subscribe({WORK: receiver}, component="conductor")
         call = asyncio.create_task(client.call(WORK, "first", timeout=60))
         await receiver.started.wait()
         began = clock.monotonic()
-        proxy.freeze()
+        proxy.silence()
         with pytest.raises(Unavailable, match="broke"):
             await call
         assert clock.monotonic() - began < 7
-        proxy.thaw()
+        proxy.mend()
         receiver.release.set()
         await _served(client)
 
@@ -190,7 +195,7 @@ async def test_a_silent_broker_is_noticed_within_seconds(rabbit: Rabbit) -> None
 async def test_a_message_whose_receiver_died_is_refused_and_set_aside(rabbit: Rabbit) -> None:
     doomed, heir = Receiver(slow=True), Receiver()
     async with (
-        Proxy(rabbit.node.amqp) as proxy,
+        Relay(("127.0.0.1", rabbit.node.amqp)) as proxy,
         _bus(rabbit) as client,
         _bus(rabbit) as second,
         _bus(rabbit, port=proxy.port) as first,
@@ -199,7 +204,7 @@ async def test_a_message_whose_receiver_died_is_refused_and_set_aside(rabbit: Ra
         call = asyncio.create_task(client.call(WORK, "deadly", timeout=60))
         await doomed.started.wait()
         await second.subscribe({WORK: heir}, component="conductor", host="b")
-        await proxy.__aexit__()  # for good: that process is gone
+        await proxy.close()  # for good: that process is gone
         async with asyncio.timeout(10):
             with pytest.raises(Unavailable, match="went away"):
                 await call
@@ -446,9 +451,13 @@ async def test_a_wrong_password_is_told_at_once_and_no_password_is_shown(
     caplog.set_level(logging.DEBUG)
     with pytest.raises(Unauthorized) as refused:
         await RabbitBus.connect(rabbit.url(), password="hunter2")
-    async with _bus(rabbit) as bus, Proxy(rabbit.node.amqp) as proxy, _bus(rabbit, port=proxy.port) as other:
+    async with (
+        _bus(rabbit) as bus,
+        Relay(("127.0.0.1", rabbit.node.amqp)) as proxy,
+        _bus(rabbit, port=proxy.port) as other,
+    ):
         await bus.subscribe({WORK: Receiver()}, component="conductor")
-        proxy.cut()
+        proxy.reset()
         await _served(other)
         shown = f"{bus!r} {vars(bus)!r} {vars(bus._link)!r} {refused.value!r} {caplog.text}"
     assert "hunter2" not in shown

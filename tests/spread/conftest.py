@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from cumulet.cli.chaos.rabbit import Node
 from tests.cloud import new_database
-from tests.rabbit import Node, Rabbit
+from tests.rabbit import Rabbit
 from tests.spread.processes import Spread, spread_cloud
 
 

@@ -8,10 +8,11 @@ this process is called directly, any other by its URL.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from cumulet.assembly.forward import Forward
 from cumulet.assembly.health import Health
 from cumulet.assembly.heartbeat import heartbeat
 from cumulet.assembly.standing import said, standing, was_removed
-from cumulet.assembly.table import AGENTS, ALL_ROLES, FRONT, NEED_BUS, SERVICES, Entry, catalogue
+from cumulet.assembly.table import AGENTS, ALL_ROLES, FRONT, HOST_ROLES, NEED_BUS, SERVICES, Entry, catalogue
 from cumulet.client.identity import TokenAuthenticator
 from cumulet.client.session import ServiceSession
 from cumulet.client.transport import AbsentTransport, LocalTransport, RemoteTransport
@@ -159,6 +160,7 @@ async def build(
     data: Path,
     *,
     host: str,
+    hosts: Sequence[str] = (),
     roles: Iterable[str] = ALL_ROLES,
     privileged: Any = None,
     options: Mapping[str, Any] | None = None,
@@ -166,6 +168,7 @@ async def build(
 ) -> Cloud:
     """Build a cloud process with ``roles`` on the data directory ``data``.
 
+    ``hosts``: the hosts that the agents here stand for, if it is not ``host`` alone.
     ``packages`` limits the services (tests of one service). Raises
     SettingsError or SchemaTooNew before anything is served.
     """
@@ -183,6 +186,7 @@ async def build(
     databases: dict[str, Database] = {}
     locals_: dict[str, tuple[Entry, Any]] = {}
     transports: dict[str, Transport] = {}
+    home = contextvars.copy_context()  # whose work a call is, its headers say
 
     async def open_database(name: str, metadata: MetaData, migrations: Path | None) -> Database:
         databases[name] = await _open_database(config, data, name)
@@ -197,7 +201,7 @@ async def build(
         if type_ not in transports:
             if type_ in locals_:
                 entry, app = locals_[type_]
-                transports[type_] = LocalTransport(app, entry.mount, entry.package)
+                transports[type_] = LocalTransport(app, entry.mount, entry.package, home)
             elif type_ in config.endpoints:
                 transports[type_] = RemoteTransport(urls_of(config.endpoints[type_]), type_)
             else:
@@ -235,7 +239,7 @@ async def build(
         cloud.tasks.append(authenticator)
     try:
         for entry, here in chosen:
-            await _add(cloud, entry, here, locals_)
+            await _add(cloud, entry, here, locals_, list(hosts) or [host])
         if FRONT in wanted:
             _add_front(cloud)
         _lay_policy(cloud)
@@ -278,10 +282,17 @@ def _lay_policy(cloud: Cloud) -> None:
     cloud.tasks.append(files.loop)
 
 
-async def _add(cloud: Cloud, entry: Entry, roles: frozenset[str], locals_: dict[str, tuple[Entry, Any]]) -> None:
-    """Build one service's roles into the process."""
+async def _add(
+    cloud: Cloud, entry: Entry, roles: frozenset[str], locals_: dict[str, tuple[Entry, Any]], hosts: list[str]
+) -> None:
+    """Build one service's roles into the process: its control roles once, its agents once for each host."""
     module = importlib.import_module(f"cumulet.{entry.package}.service")
-    service: Service = await module.build(cloud.parts, set(roles))
+    service: Service = await module.build(cloud.parts, set(roles - HOST_ROLES))
+    agents = roles & HOST_ROLES
+    for name in hosts if agents else ():
+        on_host: Service = await module.build(replace(cloud.parts, host=name), set(agents))
+        service.roles += on_host.roles
+        service.close = _both(service.close, on_host.close)
     cloud.services[entry.package] = service
     for role in service.roles:
         if role.app is not None:
@@ -289,6 +300,14 @@ async def _add(cloud: Cloud, entry: Entry, roles: frozenset[str], locals_: dict[
             for type_ in (entry.type, *entry.aliases):
                 locals_[type_] = (entry, role.app)
         cloud.tasks += role.tasks
+
+
+def _both(first: Callable[[], Awaitable[None]], second: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        await second()
+        await first()
+
+    return close
 
 
 def _load(entry: Entry, roles: frozenset[str]) -> None:

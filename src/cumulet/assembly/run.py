@@ -61,12 +61,15 @@ def run_roles(wish: Wish, roles: Iterable[str], *, port: int | None, log: Callab
     place = Place(wish.data)
     place.lock(shared=True)
     for role in sorted(wanted & HOST_ROLES):
-        place.lock_name(f"{wish.name}.{role}")
+        for name in hosts_of(wish):
+            place.lock_name(f"{name}.{role}")
     if not config.database:
         for package in sorted({entry_of(role).package for role in wanted - AGENTS}):
             place.lock_name(f"{package}.db")  # an SQLite file belongs to one process
     secrets = SecretFile(Path(config.secrets) if config.secrets else wish.data / "secrets.json")
     _check_secrets(secrets, wanted)
+    if wish.hosts > 1 and secrets.known(HOST_SECRET):
+        raise SettingsError(f"{wish.data} joined the cloud as one host; --hosts needs the secrets of a controller")
     real = wish.hypervisor == "libvirt" and bool(wanted & HOST_ROLES)
     wish.options.update(
         sole=False,
@@ -89,6 +92,15 @@ def run_roles(wish: Wish, roles: Iterable[str], *, port: int | None, log: Callab
         return as_root(wish, place, log, serve)
     log()
     return serve(wish)
+
+
+def hosts_of(wish: Wish) -> list[str]:
+    """The hosts that this process is; raises SettingsError for several with real guests."""
+    if wish.hosts == 1:
+        return [wish.name]
+    if wish.hypervisor != "simulated":
+        raise SettingsError("a process is several hosts only with --hypervisor simulated")
+    return [f"{wish.name}-{number}" for number in range(1, wish.hosts + 1)]
 
 
 def _check_secrets(secrets: SecretFile, roles: frozenset[str]) -> None:
@@ -141,7 +153,13 @@ async def _serve_on(listener: socket.socket | None, wish: Wish, roles: frozenset
     if "compute-agent" in roles and wish.hypervisor == "libvirt":
         options["libvirt"] = await start_libvirt(wish, options)
     cloud = await build(
-        wish.settings, wish.data, host=wish.name, roles=roles, privileged=wish.privileged, options=options
+        wish.settings,
+        wish.data,
+        host=wish.name,
+        hosts=hosts_of(wish),
+        roles=roles,
+        privileged=wish.privileged,
+        options=options,
     )
     if (metadata := cloud.parts.options.get("metadata_app")) is not None:
         cloud.front.mount(METADATA, metadata)

@@ -39,6 +39,8 @@ class Wish:
     key: Path | None = None
     name: str = ""
     """The name of this host in the cloud."""
+    hosts: int = 1
+    """How many simulated hosts a process is: itself, or ``name-1`` to ``name-N``."""
     options: dict[str, Any] = field(default_factory=dict)
     privileged: Any = None
     on_ready: Callable[[dict[str, Any]], None] = lambda facts: None

@@ -36,6 +36,13 @@ from cumulet.cli.options import (
 @key_option
 @guest_image_option
 @log_json_option
+@click.option(
+    "--hosts",
+    type=click.IntRange(1, 200),
+    default=1,
+    show_default=True,
+    help="Be so many simulated hosts, NAME-1 to NAME-N.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say what runs as JSON.")
 def run(roles: tuple[str, ...], **given: Any) -> None:
     """Run ROLEs in this process until told to stop; `front` serves the whole cloud at one address.
@@ -80,7 +87,7 @@ def start(roles: tuple[str, ...], given: dict[str, Any]) -> int:
         wish = Wish(
             data=data, host=given.get("address", "127.0.0.1"), hypervisor=hypervisor, settings=settings,
             certificate=given.get("tls_cert"), key=given.get("tls_key"),
-            name=given["name"] or kept or socket.gethostname(),
+            name=given["name"] or kept or socket.gethostname(), hosts=given.get("hosts", 1),
             on_ready=_say_json if given["as_json"] else _say_ready,
         )  # fmt: skip
         if (image := given.get("guest_image")) is not None:

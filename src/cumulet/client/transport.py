@@ -49,10 +49,10 @@ class LocalReply:
 class LocalTransport:
     """Calls an ASGI application directly."""
 
-    def __init__(self, app: Any, mount: str, name: str) -> None:
+    def __init__(self, app: Any, mount: str, name: str, home: contextvars.Context | None = None) -> None:
+        """``home``: the context from which every call starts, never its caller's; by default the one of now."""
         self._app, self._mount, self._name = app, mount, name
-        # every call starts from the context in which the cloud was built, not from its caller's
-        self._home = contextvars.copy_context()
+        self._home = home or contextvars.copy_context()
         self._running: set[asyncio.Task[None]] = set()
 
     async def send(

@@ -24,7 +24,7 @@ EFFECTS = ("ensure_running", "ensure_absent", "attach_disk", "detach_disk", "att
 async def build(parts: Parts, roles: set[str]) -> Service:
     """The service with the roles among compute-api, scheduler, conductor and compute-agent."""
     config = parts.settings.section("compute", ComputeConfig)
-    session = ServiceSession(parts.transport, *parts.login("compute"))
+    session = parts.once("compute session", lambda: ServiceSession(parts.transport, *parts.login("compute")))
     built: list[Role] = []
     closing: list[Any] = []
     bootstrap = None
@@ -119,7 +119,7 @@ def _agent(parts: Parts, config: ComputeConfig, session: ServiceSession) -> Role
     home = parts.data / "hosts" / parts.host
     home.mkdir(parents=True, exist_ok=True)
     gid = parts.options.get("guest_gid")
-    files = Pool("agent-files", 2)
+    files = parts.once("agent files", lambda: Pool("agent-files", 2))
     images, network = ImageClient(session), NetworkClient(session)
     host_ip = str(parts.options.get("host_ip", "127.0.0.1"))
     hypervisor = halts.around(_hypervisor(parts, home), "hypervisor", *EFFECTS)

@@ -19,6 +19,7 @@ import os
 import re
 from collections import Counter
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,6 @@ import orjson
 
 from cumulet.kernel import trace
 
-FOLDER = os.environ.get("CUMULET_HALTS", "")
 T = TypeVar("T")
 _REPEATS = 2
 """How many times one flow may pass a point and still meet it under a name of its own."""
@@ -128,7 +128,13 @@ class Around:
 
 
 _BUS = frozenset({"call", "cast"})
-_halts: Halts | None = Halts(Path(FOLDER)) if FOLDER else None
+
+
+@cache
+def _here() -> Halts | None:
+    """The points of the process that asks: one that was forked has its own."""
+    folder = os.environ.get("CUMULET_HALTS", "")
+    return Halts(Path(folder)) if folder else None
 
 
 def _place() -> tuple[str, str] | None:
@@ -148,15 +154,16 @@ def _about(args: tuple[Any, ...]) -> str | None:
 
 def saga_hooks() -> Any:
     """The hooks that every engine of this process has; None in ordinary life."""
-    return _Sagas(_halts) if _halts is not None else None
+    return _Sagas(here) if (here := _here()) is not None else None
 
 
 def around(inner: T, name: str, *methods: str) -> T:
     """``inner``, with points around the named async methods; itself in ordinary life."""
-    return inner if _halts is None else Around(inner, name, frozenset(methods), _halts)  # type: ignore[return-value]
+    here = _here()
+    return inner if here is None else Around(inner, name, frozenset(methods), here)  # type: ignore[return-value]
 
 
 async def request(what: str, phase: str) -> None:
     """A point before or after a request to another service."""
-    if _halts is not None and (where := _place()) is not None:
-        await _halts.reach(where[0], f"{where[1]}: {_UUID.sub('{id}', what.partition('?')[0])} {phase}")
+    if (here := _here()) is not None and (where := _place()) is not None:
+        await here.reach(where[0], f"{where[1]}: {_UUID.sub('{id}', what.partition('?')[0])} {phase}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import MetaData
 
@@ -20,6 +20,8 @@ from cumulet.kernel.db import Database
 from cumulet.kernel.http.api import Authenticator
 from cumulet.kernel.secrets import Seal, SecretFile
 from cumulet.kernel.settings import Settings
+
+T = TypeVar("T")
 
 
 class Transport(Protocol):
@@ -82,6 +84,15 @@ class Parts:
     """The privileged host operations (`kernel.host.Host`)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Facts of this start that are no settings: chosen hypervisor, uid and gid of the guest user …"""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What the hosts of one process have together; see `once`."""
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make`` makes, once for all hosts of this process: service tokens, pools of threads."""
+        if name not in self.shared:
+            self.shared[name] = make()
+        found: T = self.shared[name]
+        return found
 
     def login(self, package: str) -> tuple[str, str]:
         """User and password with which the service ``package`` asks others here: on a joined host the host's own."""

@@ -42,14 +42,14 @@ class SecretFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stamp = 0
+        self._stamp = (0, 0, 0)
         self._values: dict[str, str] = {}
         self.refresh()
 
     def refresh(self) -> bool:
         """Take up what another process wrote; returns whether the file is another one than before."""
         try:
-            stamp = self.path.stat().st_mtime_ns
+            stamp = self._look()
             if stamp == self._stamp:
                 return False
             self._values = orjson.loads(self.path.read_bytes())
@@ -58,26 +58,31 @@ class SecretFile:
         self._stamp = stamp
         return True
 
+    def _look(self) -> tuple[int, int, int]:
+        """What tells one state of the file from another; two writes may fall into one tick of its clock."""
+        found = self.path.stat()
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
     def get(self, name: str, octets: int = 32) -> str:
         """The secret of that name; a new one with ``octets`` bytes of entropy is written before it is returned."""
         if name not in self._values:
             with self._alone():
-                self.refresh()  # another process may have been first
                 if name not in self._values:
                     self._write(name, ids.new_secret(octets))
         return self._values[name]
 
     def put(self, name: str, value: str) -> None:
         with self._alone():
-            self.refresh()
             self._write(name, value)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Be the only process that writes the file."""
+        """Be the only process that writes the file, and know what the others wrote."""
         handle = os.open(self.path.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
+            self._stamp = (0, 0, 0)
+            self.refresh()
             yield
         finally:
             os.close(handle)
@@ -90,7 +95,7 @@ class SecretFile:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path)
-        self._stamp = self.path.stat().st_mtime_ns
+        self._stamp = self._look()
 
     def known(self, name: str) -> bool:
         return name in self._values

@@ -17,7 +17,7 @@ from cumulet.volume.config import VolumeConfig
 async def build(parts: Parts, roles: set[str]) -> Service:
     """The service with the roles among volume-api, volume-scheduler and volume-agent."""
     config = parts.settings.section("volume", VolumeConfig)
-    session = ServiceSession(parts.transport, *parts.login("volume"))
+    session = parts.once("volume session", lambda: ServiceSession(parts.transport, *parts.login("volume")))
     built: list[Role] = []
     bootstrap = None
     pools: list[Pool] = []
@@ -25,7 +25,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         control, bootstrap = await _control(parts, config, session, roles)
         built += control
     if "volume-agent" in roles:
-        pools.append(Pool("volume-files", 2))
+        pools.append(parts.once("volume files", lambda: Pool("volume-files", 2)))
         built.append(_agent(parts, config, session, pools[0]))
 
     async def close() -> None:

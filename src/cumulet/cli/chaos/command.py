@@ -24,7 +24,7 @@ OPERATIONS = (
 
 
 @click.command()
-@click.option("--kills", type=click.IntRange(1), default=20, show_default=True, help="How often it is killed.")
+@click.option("--kills", type=click.IntRange(1), default=20, show_default=True, help="How often something is killed.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Gives the plan; the same one gives the same.")
 @click.option("--every-point", is_flag=True, help="Instead: kill operations at every point that they pass.")
 @click.option(
@@ -32,32 +32,36 @@ OPERATIONS = (
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=6, show_default=True, help="Users at work.")
 @click.option(
-    "--database", help="An empty PostgreSQL database (DSN): a spread cloud, of which one process is killed each time."
+    "--spread", is_flag=True, help="A cloud of many processes on a PostgreSQL and a RabbitMQ of its own, restarted too."
 )
-@click.option("--bus", help="With --database: a RabbitMQ virtual host of its own (amqp://…).")
+@click.option("--database", help="Instead of its own: an empty PostgreSQL database (DSN), with --bus.")
+@click.option("--bus", help="Instead of its own: a RabbitMQ virtual host (amqp://…), with --database.")
+@click.option("--restart-database", metavar="CMD", help="With --database: the program that restarts it.")
+@click.option("--restart-broker", metavar="CMD", help="With --bus: the program that restarts the broker.")
+@click.option("--single", is_flag=True, help="Spread: one process of each control role instead of two.")
 @click.option("--data", type=click.Path(path_type=Path), help="An empty directory.  [default: a temporary one]")
 @click.option("--report", type=click.Path(path_type=Path), help="Write all that was seen to this file, as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print all that was seen as JSON; the progress goes to stderr.")
-def chaos(
-    kills: int, seed: int, every_point: bool, operations: tuple[str, ...], workers: int, database: str | None,
-    bus: str | None, data: Path | None,
-    report: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+def chaos(data: Path | None, as_json: bool, report: Path | None, **given: Any) -> None:
     """Kill a cloud of its own while it works, and check that nothing is lost, left over or stuck.
 
-    The cloud is simulated and lives in a directory of its own: no other cloud is touched.
+    A spread cloud is also cut off from its broker and its database, process by
+    process, and both are restarted. Everything is simulated and lives in a
+    directory of its own: no other cloud is touched.
     """
     if data is not None and data.exists() and any(data.iterdir()):
         raise click.UsageError(f"{data} is not empty")
-    aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
-    if bool(database) != bool(bus):
+    if bool(given["database"]) != bool(given["bus"]):
         raise click.UsageError("--database and --bus go together")
+    if (given["restart_database"] or given["restart_broker"]) and not given["database"]:
+        raise click.UsageError("--restart-database and --restart-broker go with --database and --bus")
+    aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
     with tempfile.TemporaryDirectory(prefix="cumulet-chaos-") as scratch, aside:
         folder = data or Path(scratch)
-        if every_point:
-            told, good = asyncio.run(_every_point(folder, operations or OPERATIONS))
+        if given["every_point"]:
+            told, good = asyncio.run(_every_point(folder, given["operations"] or OPERATIONS))
         else:
-            told, good = asyncio.run(_storm(folder, kills, seed, workers, database, bus))
+            told, good = _run_storm(folder, given)
         if report is not None:
             report.write_text(json.dumps(told, indent=2, default=str))
     if as_json:
@@ -97,40 +101,68 @@ async def _every_point(folder: Path, operations: tuple[str, ...]) -> tuple[dict[
     return {"operations": [asdict(found) for found in told]}, all(found.good for found in told)
 
 
-async def _storm(
-    folder: Path, kills: int, seed: int, workers: int, database: str | None, bus: str | None
-) -> tuple[dict[str, Any], bool]:
+def _run_storm(folder: Path, given: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    import logging
+
+    import uvloop
+
+    from cumulet.cli.chaos.backing import backing
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    with backing(given) if given["spread"] or given["database"] else contextlib.nullcontext() as below:
+        return uvloop.run(_storm(folder, given, below))
+
+
+async def _storm(folder: Path, given: dict[str, Any], below: Any) -> tuple[dict[str, Any], bool]:
+    from cumulet.cli.chaos.nursery import Nursery
     from cumulet.cli.chaos.process import CloudProcess
     from cumulet.cli.chaos.scenarios import Site
     from cumulet.cli.chaos.spread import SpreadCloud
     from cumulet.cli.chaos.storm import storm
     from cumulet.cli.chaos.user import User
 
-    spread = SpreadCloud(folder / "spread", database, bus, seed) if database and bus else None
-    process = spread or CloudProcess(folder / "cloud")
-    try:
-        await process.start()
-        demo, admin = (User(lambda: process.url, process.data, name) for name in ("demo", "admin"))
-        async with demo, admin:
-            site = Site(demo, admin)
-            await site.open()
-            found = await storm(process, site, kills, seed, workers)
-    finally:
-        await process.stop()
-    if spread is not None:
-        click.echo(f"killed: {_counts(spread.killed)}")
-    frozen = sum(blow.freeze for blow in found.plan[: found.blows])
-    click.echo(f"{found.blows - frozen} kills and {frozen} stops in {found.seconds:.0f} s, seed {seed}")
+    async with Nursery() as nursery:
+        cloud: CloudProcess | SpreadCloud
+        if below is None:
+            cloud = CloudProcess(folder / "cloud", halts=True, launcher=nursery)
+        else:
+            cloud = SpreadCloud(
+                folder / "spread", below.database, below.bus, given["seed"], twins=not given["single"],
+                launcher=nursery, restarts=below.restarts,
+            )  # fmt: skip
+        try:
+            await cloud.start()
+            demo, admin = (User(lambda: cloud.url, cloud.data, name) for name in ("demo", "admin"))
+            async with demo, admin:
+                site = Site(demo, admin)
+                await site.open()
+                found = await storm(cloud, site, given["kills"], given["seed"], given["workers"])
+        finally:
+            await cloud.stop()
+    _tell_storm(found)
+    return {**asdict(found), "coverage": found.coverage.told()}, found.good
+
+
+def _tell_storm(found: Any) -> None:
+    click.echo(
+        f"{found.kills} kills, {found.blows - found.kills} other blows in {found.seconds:.0f} s, seed {found.seed}"
+    )
+    click.echo(f"  struck: {_counts(found.struck)}")
     click.echo(f"  asked: {_counts(found.begun)}")
     click.echo(f"  servers ended: {_counts(found.ended)}; afterwards: {_counts(found.swept.outcomes)}")
     if found.restarts:
-        click.echo(f"  starts: {min(found.restarts):.2f} to {max(found.restarts):.2f} s")
+        times = sorted(found.restarts)
+        click.echo(f"  starts: {times[0]:.2f} to {times[-1]:.2f} s, median {times[len(times) // 2]:.2f} s")
     click.echo(f"  quiet {found.swept.quiet_after:.1f} s after the last start")
+    for line in found.coverage.table():
+        click.echo(f"  {line}")
+    click.echo(f"  and at {len(found.coverage.elsewhere)} other points")
+    for saga, step, phase in found.coverage.missing:
+        click.echo(f"  not hit: {phase} {saga} {step}")
     _tell(found.swept)
-    for line in found.broken_promises:
+    for line in (*found.broken_promises, *found.died):
         click.echo(f"  promise broken: {line}")
     click.echo("Nothing lost, nothing left over, nothing stuck." if found.good else "BROKEN.")
-    return asdict(found), found.good
 
 
 def _tell(found: Any) -> None:

@@ -7,24 +7,86 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-READY_WITHIN = 60.0
+from cumulet.cli.chaos.coverage import Trail
+from cumulet.cli.chaos.nursery import Child, Fresh, Launcher
+
+READY_WITHIN = 120.0
+FROZEN = 6.0
+"""Seconds of a SIGSTOP: longer than the lease of a saga (3.5 s) and the second in which another looks for it."""
+AIM_WITHIN = 3.0
+"""Seconds that a blow waits for a flow to come to the chosen point."""
+
+
+@dataclass
+class Struck:
+    """What a blow hit."""
+
+    what: str
+    at_work: list[str] = field(default_factory=list)
+    """The last point of each flow that was at work in a killed process."""
+    held: str | None = None
+    """The chosen point at which one of them stood."""
 
 
 class CloudProcess:
     """One `cumulet up` with simulated machines."""
 
-    def __init__(self, data: Path, *, halts: bool = False, settings: Path | None = None) -> None:
+    def __init__(
+        self, data: Path, *, halts: bool = False, settings: Path | None = None, launcher: Launcher | None = None
+    ) -> None:
         """``halts``: the process can be made to stand still at chosen points (``kernel.halts``)."""
-        self.data, self._settings = data, settings
+        self.data, self._settings, self._launcher = data, settings, launcher or Fresh()
         self.halts = data.parent / f"{data.name}.halts" if halts else None
         self._port = 0
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Child | None = None
         self.starts = 0
+        self.restart_seconds: list[float] = []
+        self.died: list[str] = []
+        self.trail = Trail(self.halts) if self.halts is not None else None
+
+    @property
+    def known(self) -> set[str]:
+        """All points that were ever passed."""
+        return self.trail.known if self.trail is not None else set()
+
+    @property
+    def kinds(self) -> dict[str, float]:
+        """What can happen to it besides kills, and how often, relative to them."""
+        return {"stop": 0.04}
+
+    def look(self) -> None:
+        """Take in what the flows passed."""
+        if self.trail is not None:
+            self.trail.read()
+
+    async def strike(self, kind: str, points: Sequence[str] = ()) -> Struck:
+        """Kill it (when a flow stands at one of the points, if one comes there) and start it again, or stop it."""
+        if kind == "stop":
+            await self.freeze(FROZEN)
+            return Struck("the cloud (stopped)")
+        held = await self._wait_for(points) if points else None
+        await self.kill()
+        struck = Struck("the cloud", self.trail.at_work() if self.trail is not None else [], held)
+        if self.halts is not None:
+            self.hold([])
+        self.restart_seconds.append(await self.start())
+        return struck
+
+    async def _wait_for(self, points: Sequence[str]) -> str | None:
+        already = len(self.lines("held"))
+        self.hold(list(points))
+        until = time.monotonic() + AIM_WITHIN
+        while time.monotonic() < until:
+            if held := self.lines("held", already):
+                return held[0].partition(" ")[2]
+            await asyncio.sleep(0.02)
+        return None
 
     @property
     def url(self) -> str:
@@ -38,6 +100,8 @@ class CloudProcess:
         """Start unless it runs (again: on the same port), wait until it serves; returns how many seconds that took."""
         begun = time.monotonic()
         if not self.alive:
+            if self.trail is not None:
+                self.trail.begin()
             await self._spawn()
         assert self._process is not None
         while not self._is_ready():
@@ -69,11 +133,7 @@ class CloudProcess:
         if self._settings is not None:
             words += ["--settings", str(self._settings)]
         self.data.mkdir(parents=True, exist_ok=True)
-        with open(self.data / "console.log", "ab") as out:  # noqa: ASYNC230 - only the child writes to it
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "cumulet.cli", *words, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out,
-                env=environment, start_new_session=True,
-            )  # fmt: skip
+        self._process = await self._launcher.launch(words, environment, self.data / "console.log")
 
     def _is_ready(self) -> bool:
         try:

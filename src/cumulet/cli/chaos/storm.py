@@ -1,43 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
 """The random mode: servers, volumes and floating IPs come and go at a steady rate while the cloud is killed.
 
-The seed gives the plan: when, and whether it is killed or stopped for longer
-than a lease. Judged is what anybody can see afterwards: every server at rest,
-every invariant kept, everything that was promised there, everything that was
-deleted gone.
+The seed gives the plan: when, and whether something is killed, stopped for
+longer than a lease, cut off, or restarted below the cloud. Half of the kills
+wait until a flow stands at a point that was hit least so far. Judged is what
+anybody can see afterwards: every server at rest, every invariant kept, all that
+was promised there, all that was deleted gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cumulet.cli.chaos.coverage import Coverage
 from cumulet.cli.chaos.process import CloudProcess
 from cumulet.cli.chaos.scenarios import Site
 from cumulet.cli.chaos.spread import SpreadCloud
 from cumulet.cli.chaos.sweep import Swept, clear, judge
 
-FROZEN = 16.0
-"""Seconds of a SIGSTOP: longer than the lease of a saga (15 s)."""
-_FREEZES = 0.04
-"""Share of the blows that stop the process instead of killing it."""
+_log = logging.getLogger(__name__)
+_AIMED = 0.5
+"""Share of the kills that wait for a flow to stand at a chosen point."""
 
 
 @dataclass(frozen=True)
 class Blow:
-    """One thing that happens to the process: ``after`` seconds of service, killed or frozen."""
+    """One thing that happens to the cloud, ``after`` seconds."""
 
     after: float
-    freeze: bool
+    kind: str
+    aimed: bool = False
+    """A kill that waits for a flow to come to the point that was hit least."""
 
 
-def plan_of(kills: int, seed: int) -> list[Blow]:
-    """The same for the same seed."""
+def plan_of(kills: int, seed: int, kinds: Mapping[str, float]) -> list[Blow]:
+    """So many kills and, between them, what else can happen, each at its rate (relative to kills); the seed decides."""
     dice = random.Random(seed)  # noqa: S311 - a plan that can be repeated, no secret
-    return [Blow(round(dice.uniform(0.1, 2.5), 3), dice.random() < _FREEZES) for _ in range(kills)]
+    names, weights = ["kill", *kinds], [1.0, *kinds.values()]
+    plan: list[Blow] = []
+    while kills:
+        kind = dice.choices(names, weights)[0]
+        plan.append(Blow(round(dice.uniform(0.05, 1.2), 3), kind, dice.random() < _AIMED and kind == "kill"))
+        kills -= kind == "kill"
+    return plan
 
 
 @dataclass
@@ -52,8 +63,13 @@ class Storm:
     """How servers ended."""
     blows: int = 0
     """How much of the plan was carried out."""
+    struck: dict[str, int] = field(default_factory=dict)
+    """What was done to whom → how often."""
+    coverage: Coverage = field(default_factory=Coverage)
     restarts: list[float] = field(default_factory=list)
-    """Seconds of each start."""
+    """Seconds of each start after a kill."""
+    died: list[str] = field(default_factory=list)
+    """Processes that ended although nobody killed them."""
     broken_promises: list[str] = field(default_factory=list)
     swept: Swept = field(default_factory=lambda: Swept("storm", []))
     seconds: float = 0.0
@@ -62,7 +78,11 @@ class Storm:
 
     @property
     def good(self) -> bool:
-        return self.swept.good and not self.broken_promises
+        return self.swept.good and not self.broken_promises and not self.died
+
+    @property
+    def kills(self) -> int:
+        return sum(blow.kind == "kill" for blow in self.plan[: self.blows])
 
     def count(self, what: str, good: bool = False) -> None:
         """Count a request, or, ``good``, one that was accepted."""
@@ -80,29 +100,36 @@ class Storm:
         return good
 
 
-async def storm(process: CloudProcess | SpreadCloud, site: Site, kills: int, seed: int, workers: int = 6) -> Storm:
-    """Kill the process ``kills`` times while ``workers`` users work on it. It runs before and after."""
+async def storm(cloud: CloudProcess | SpreadCloud, site: Site, kills: int, seed: int, workers: int = 6) -> Storm:
+    """Kill the cloud, or a part of it, ``kills`` times while ``workers`` users work on it. It runs before and after."""
     begun = time.monotonic()
-    found = Storm(seed, plan_of(kills, seed))
+    found = Storm(seed, plan_of(kills, seed, cloud.kinds))
+    dice = random.Random(seed)  # noqa: S311 - which of the points that were hit least
     over = asyncio.Event()
     working = [
         asyncio.ensure_future(_work(site, found, random.Random(seed * 1000 + number), over))  # noqa: S311
         for number in range(workers)
     ]
+    watching = asyncio.ensure_future(_look(cloud))
     try:
         for blow in found.plan:
             await asyncio.sleep(blow.after)
-            if blow.freeze:
-                await process.freeze(FROZEN)
-            else:
-                await process.kill()
-                found.restarts.append(await process.start())
+            _, points = found.coverage.aim(cloud.known, dice) if blow.aimed else (None, [])
+            struck = await cloud.strike(blow.kind, points)
+            found.struck[struck.what] = found.struck.get(struck.what, 0) + 1
+            if blow.kind == "kill":
+                found.coverage.count(struck.at_work, struck.held)
             found.blows += 1
+            if found.blows % 50 == 0:
+                _log.info("%d of %d blows after %.0f s", found.blows, len(found.plan), time.monotonic() - begun)
     except asyncio.CancelledError:
-        await process.start()  # interrupted: what was done so far is judged
+        pass  # interrupted: what was done so far is judged
     finally:
+        await cloud.start()
         over.set()
-        await asyncio.gather(*working, return_exceptions=True)
+        watching.cancel()
+        await asyncio.gather(*working, watching, return_exceptions=True)
+    found.restarts, found.died = cloud.restart_seconds, cloud.died
     restarted = time.monotonic()
     await judge(site, found.swept)
     found.swept.quiet_after = time.monotonic() - restarted
@@ -110,6 +137,13 @@ async def storm(process: CloudProcess | SpreadCloud, site: Site, kills: int, see
     await clear(site, found.swept)
     found.seconds = time.monotonic() - begun
     return found
+
+
+async def _look(cloud: CloudProcess | SpreadCloud) -> None:
+    """Follow the flows, so that one that went on elsewhere is not taken to be where it was."""
+    while True:
+        cloud.look()
+        await asyncio.sleep(0.25)
 
 
 async def _hold_to_promises(site: Site, found: Storm) -> None:
@@ -131,8 +165,8 @@ async def _work(site: Site, found: Storm, dice: random.Random, over: asyncio.Eve
 
 
 async def _one_life(site: Site, found: Storm, dice: random.Random) -> None:
-    volume = await _make_volume(site, found) if dice.random() < 0.6 else None
-    at_boot = volume is not None and dice.random() < 0.5
+    volume = await _make_volume(site, found) if dice.random() < 0.75 else None
+    at_boot = volume is not None and dice.random() < 0.35
     reply = await site.post_server({"volume": volume} if volume is not None and at_boot else {})
     if not found.accepted("create server", f"/compute/v2.1/servers/{_id(reply, 'server')}", reply.good):
         return

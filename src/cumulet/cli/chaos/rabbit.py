@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A RabbitMQ of our own for a storm or a test: a node in a temporary directory, on free ports of the loopback."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cumulet.kernel.bus.broker import Broker
+
+ADMIN, PASSWORD = "admin", "a-passing-node's-password"
+_CHILDREN: dict[str, subprocess.Popen[bytes]] = {}
+"""Home of a node → its process, in the process that started it."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A broker that runs, or did a moment ago."""
+
+    home: str
+    amqp: int
+    amqps: int
+    management: int
+    distribution: int
+    names: int
+
+    @property
+    def ca_file(self) -> str:
+        return f"{self.home}/tls.pem"
+
+    def _program(self, name: str) -> str:
+        return str(sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin"))[-1] / name)
+
+    def _run(self, argv: list[str]) -> subprocess.Popen[bytes]:
+        user = pwd.getpwnam("rabbitmq") if os.geteuid() == 0 else None
+        drop: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+        environment = {
+            "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+            "HOME": self.home,
+            "LANG": "C.UTF-8",
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_NODENAME": f"cumulet{self.amqp}@localhost",
+            "RABBITMQ_CONFIG_FILE": f"{self.home}/rabbitmq.conf",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{self.home}/plugins",
+            "RABBITMQ_MNESIA_BASE": f"{self.home}/data",
+            "RABBITMQ_LOG_BASE": f"{self.home}/log",
+            "RABBITMQ_PID_FILE": f"{self.home}/pid",
+            "RABBITMQ_DIST_PORT": str(self.distribution),
+            "ERL_EPMD_PORT": str(self.names),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none",
+        }
+        with open(f"{self.home}/out", "ab") as out:
+            return subprocess.Popen(
+                argv, env=environment, cwd=self.home, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                start_new_session=True, **drop,
+            )  # fmt: skip
+
+    def start(self) -> None:
+        """Start the node and wait until it takes connections."""
+        process = _CHILDREN[self.home] = self._run([self._program("rabbitmq-server")])
+        end = time.monotonic() + 120
+        for port in (self.amqp, self.amqps, self.management):
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    break
+                except OSError:
+                    said = Path(self.home, "out").read_text(errors="replace")[-2000:]
+                    assert process.poll() is None, f"RabbitMQ does not start: {said}"
+                    assert time.monotonic() < end, f"RabbitMQ is slow to start: {said}"
+                    time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Let the node die at once, as in a power cut."""
+        pid = int(Path(self.home, "pid").read_text())
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        if self.home in _CHILDREN:
+            _CHILDREN.pop(self.home).wait(30)
+        while _runs(pid):
+            time.sleep(0.02)
+
+    def control(self, *arguments: str) -> None:
+        """What an operator does on the broker's machine."""
+        assert self._run([self._program("rabbitmqctl"), *arguments]).wait(60) == 0
+
+    def remove(self) -> None:
+        """Stop everything and leave no file."""
+        self.kill()
+        self._run(["epmd", "-port", str(self.names), "-kill"]).wait(30)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def broker(self, vhost: str) -> Broker:
+        return Broker(f"http://{ADMIN}@127.0.0.1:{self.management}", vhost, password=PASSWORD)
+
+
+def _runs(pid: int) -> bool:
+    """Whether that process runs; a dead one that nobody waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def make_node() -> Node:
+    """Make a node and start it; raises RuntimeError where RabbitMQ is not installed."""
+    if not shutil.which("rabbitmq-server"):
+        raise RuntimeError("RabbitMQ is not installed; run tools/setup.sh machine")
+    home = tempfile.mkdtemp(prefix="cumulet-mq-", dir="/tmp")
+    amqp, amqps, management, distribution, names = _free_ports(5)
+    node = Node(home, amqp, amqps, management, distribution, names)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+         "-keyout", f"{home}/tls.key", "-out", node.ca_file],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    settings = {
+        "listeners.tcp.1": f"127.0.0.1:{amqp}",
+        "listeners.ssl.1": f"127.0.0.1:{amqps}",
+        "ssl_options.certfile": node.ca_file,
+        "ssl_options.cacertfile": node.ca_file,
+        "ssl_options.keyfile": f"{home}/tls.key",
+        "management.tcp.ip": "127.0.0.1",
+        "management.tcp.port": management,
+        "default_user": ADMIN,
+        "default_pass": PASSWORD,
+    }
+    Path(home, "rabbitmq.conf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
+    Path(home, "plugins").write_text("[rabbitmq_management].\n")
+    if os.geteuid() == 0:
+        user = pwd.getpwnam("rabbitmq")
+        for path in (Path(home), *Path(home).iterdir()):
+            os.chown(path, user.pw_uid, user.pw_gid)
+    try:
+        node.start()
+    except BaseException:
+        os.killpg(_CHILDREN.pop(home).pid, signal.SIGKILL)
+        shutil.rmtree(home, ignore_errors=True)
+        raise
+    return node
