@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 import pytest
 
+from cumulet.cli.chaos.rabbit import ADMIN, PASSWORD, make_node
 from cumulet.cli.chaos.rabbit import Node as Node
-from cumulet.cli.chaos.rabbit import make_node
 
 _WATCHERS: list[subprocess.Popen[bytes]] = []
 
