@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -62,17 +61,14 @@ async def test_the_thread(spread: Spread) -> None:
     assert joined.status == 200, joined.data
     port = await make(spread, "/network/v2.0/ports", "port", {"network_id": network["id"], "name": "p"})
     volume = await make(spread, "/volume/v3/volumes", "volume", {"size": 1, "name": "v"})
-    started = time.monotonic()
     server = await make(
         spread, "/compute/v2.1/servers", "server",
         {"name": "s", "imageRef": image, "flavorRef": flavor, "networks": [{"port": port["id"]}]},
     )  # fmt: skip
     where = f"/compute/v2.1/servers/{server['id']}"
     shown = await spread.settle(where, "server", ["ACTIVE"])
-    took = time.monotonic() - started
     assert shown["OS-EXT-SRV-ATTR:host"] == "host-0"
     assert shown["links"][0]["href"].startswith(spread.front + "/compute/"), "links name the front door"
-    assert took < 20, f"a lost poke would have cost more than its saga's look: {took:.1f} s"
     await spread.settle(f"/volume/v3/volumes/{volume['id']}", "volume", ["available"])
     attached = await spread.request(
         "POST", f"{where}/os-volume_attachments", {"volumeAttachment": {"volumeId": volume["id"]}}
