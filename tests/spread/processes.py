@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -79,6 +80,15 @@ async def until(done: Callable[[], Any], within: float, told: Callable[[], str] 
         await asyncio.sleep(0.02)
 
 
+@dataclass(frozen=True)
+class Tls:
+    """What the processes of a cloud prove themselves with, and who vouches for it."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
 @dataclass
 class Answer:
     status: int
@@ -101,10 +111,12 @@ class Spread:
     processes: list[Process] = field(default_factory=list)
     token: str = ""
     count: int = 0
+    tls: Tls | None = None
 
     @property
     def front(self) -> str:
-        return next(one.url for one in self.processes if one.roles == ("front",))
+        url = next(one.url for one in self.processes if one.roles == ("front",))
+        return url.replace("http:", "https:") if self.tls else url
 
     def run(self, *roles: str, name: str = "control", port: int | None = None, data: str = "control") -> Process:
         """Start a process."""
@@ -117,6 +129,8 @@ class Spread:
         ]  # fmt: skip
         if port is not None:
             argv += ["--port", str(port)]
+            if self.tls is not None:
+                argv += ["--tls-cert", str(self.tls.certificate), "--tls-key", str(self.tls.key)]
         with log.open("wb") as out:
             popen = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environ())
         process = Process(roles, name, port, log, popen)
@@ -217,26 +231,28 @@ def write_settings(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> Pat
 @asynccontextmanager
 async def spread_cloud(
     folder: Path, database: str, bus: str, *, groups: Iterable[tuple[str, ...]] = GROUPS, twice: bool = True,
-    hosts: int = 1, management: tuple[str, str] | None = None,
+    hosts: int = 1, management: tuple[str, str] | None = None, tls: Tls | None = None,
 ) -> AsyncIterator[Spread]:  # fmt: skip
     """A running cloud whose control roles run ``twice``, with a front door and ``hosts`` hosts of simulated guests.
 
     ``management``: URL and password of the broker's management API, for hosts that join.
     """
+    scheme = "https" if tls else "http"
     planned = [(roles, free_port()) for roles in groups for _ in range(2 if twice else 1)]
     front = free_port()
     endpoints: dict[str, list[str]] = {}
     for roles, port in planned:
         for entry in {entry_of(role) for role in roles if role == entry_of(role).roles[0]}:
-            endpoints.setdefault(entry.type, []).append(f"http://127.0.0.1:{port}{entry.mount}")
+            endpoints.setdefault(entry.type, []).append(f"{scheme}://127.0.0.1:{port}{entry.mount}")
             if "compute-api" in roles and entry.package == "compute":
-                endpoints.setdefault("metadata", []).append(f"http://127.0.0.1:{port}/metadata")
+                endpoints.setdefault("metadata", []).append(f"{scheme}://127.0.0.1:{port}/metadata")
     settings = write_settings(
         folder / "cumulet.toml",
         {
             "cloud": {
                 "database": database, "bus": bus, "secrets": str(folder / "secrets.json"), "database_connections": 4,
-                "url": f"http://127.0.0.1:{front}", "heartbeat_seconds": 1.0,
+                "url": f"{scheme}://127.0.0.1:{front}", "heartbeat_seconds": 1.0,
+                **({"ca": str(tls.ca)} if tls else {}),
                 **({"bus_management": management[0]} if management else {}),
             },
             "cloud.endpoints": endpoints,
@@ -246,8 +262,9 @@ async def spread_cloud(
     assert len(endpoints) == len(SERVICES) + 1
     if management is not None:
         SecretFile(folder / "secrets.json").put("bus_management", management[1])
-    async with aiohttp.ClientSession() as session:
-        cloud = Spread(folder, settings, database, session)
+    trusted = ssl.create_default_context(cafile=tls.ca) if tls else True
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusted)) as session:
+        cloud = Spread(folder, settings, database, session, tls=tls)
         try:
             started = [cloud.run(*roles, port=port) for roles, port in planned]
             started.append(cloud.run("front", port=front))

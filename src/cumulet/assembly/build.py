@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 from sqlalchemy import MetaData
 
-from cumulet.assembly.config import METADATA, CloudConfig, check_other_sections, cloud_config, joining, urls_of
+from cumulet.assembly.config import METADATA, CloudConfig, check_other_sections, cloud_config, joining, trust, urls_of
 from cumulet.assembly.forward import Forward
 from cumulet.assembly.health import Health
 from cumulet.assembly.heartbeat import heartbeat
@@ -187,6 +187,7 @@ async def build(
     locals_: dict[str, tuple[Entry, Any]] = {}
     transports: dict[str, Transport] = {}
     home = contextvars.copy_context()  # whose work a call is, its headers say
+    trusted = trust(config)
 
     async def open_database(name: str, metadata: MetaData, migrations: Path | None) -> Database:
         databases[name] = await _open_database(config, data, name)
@@ -203,7 +204,7 @@ async def build(
                 entry, app = locals_[type_]
                 transports[type_] = LocalTransport(app, entry.mount, entry.package, home)
             elif type_ in config.endpoints:
-                transports[type_] = RemoteTransport(urls_of(config.endpoints[type_]), type_)
+                transports[type_] = RemoteTransport(urls_of(config.endpoints[type_]), type_, trusted)
             else:
                 return AbsentTransport(type_)
         return transports[type_]
@@ -232,7 +233,13 @@ async def build(
         # a host keeps no journal, and never learns the key of those who do
         seal=Seal(secrets.get("seal") if wanted - AGENTS else ids.new_secret()),
         privileged=privileged,
-        options={"catalogue": catalogue(), "region": config.region, "joining": joining(settings), **(options or {})},
+        options={
+            "catalogue": catalogue(),
+            "region": config.region,
+            "ca": config.ca,
+            "joining": joining(settings),
+            **(options or {}),
+        },
     )
     cloud = Cloud(data, config, wanted, parts, {}, bus, Front(), [], databases, buffer, transports)
     if wanted - AGENTS:
@@ -359,9 +366,14 @@ async def _open_database(config: CloudConfig, data: Path, name: str) -> Database
 async def _open_bus(config: CloudConfig, secrets: SecretFile, host: str) -> Bus:
     if not config.bus:
         return MemoryBus()
+    from cumulet.kernel.bus.names import has_password
     from cumulet.kernel.bus.rabbit import RabbitBus
 
     password = secrets.get("bus") if secrets.known("bus") else ""
+    if not password and not has_password(config.bus):
+        raise SettingsError(
+            f"[cloud] bus: names no password (amqp://USER:PASSWORD@HOST/VHOST), and {secrets.path} has no secret `bus`"
+        )
     try:
         return await RabbitBus.connect(config.bus, password=password, name=f"cumulet on {host}", timeout=BUS_WITHIN)
     except Fault as error:

@@ -8,10 +8,11 @@ there: a file that one process accepts no other refuses.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import msgspec
 
@@ -19,6 +20,9 @@ from cumulet.assembly.table import AGENTS, HOSTS_ASK, HOSTS_SERVE, SERVICES
 from cumulet.kernel.bus.names import Address
 from cumulet.kernel.errors import Fault
 from cumulet.kernel.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    import ssl
 
 METADATA = "metadata"
 """Where hosts reach the metadata API that guests ask; not in the catalogue."""
@@ -37,6 +41,10 @@ class CloudConfig(msgspec.Struct, forbid_unknown_fields=True):
     """``https://administrator@host:15671``: the broker's management API, for hosts that join to get users there."""
     host: str = ""
     """The name of this machine in the cloud; empty: its own."""
+
+    ca: str = ""
+    """A file (PEM) with the authorities that vouch for the certificates of ``https`` endpoints, ``amqps`` brokers and
+    a ``verify-full`` database, unless a URL names its own; empty: the system's."""
     secrets: str = ""
     """The file of the cloud's generated secrets, the same on every machine; empty: in the data directory."""
     url: str = ""
@@ -67,12 +75,17 @@ def cloud_config(settings: Settings) -> CloudConfig:
             raise SettingsError(f"[cloud.endpoints] {type_}: at least one URL is needed")
     if config.database:
         _check_url("[cloud] database", config.database, ("postgresql", "postgres"), host=False)
+        _check_named("[cloud] database", config.database)
     if config.bus:
         _check_url("[cloud] bus", config.bus, ("amqp", "amqps"))
     if config.bus_management:
         _check_url("[cloud] bus_management", config.bus_management, ("http", "https"))
     if config.url:
         _check_url("[cloud] url", config.url, ("http", "https"))
+    if config.ca:
+        trust(config)  # whether it can be read
+        config.database = _with(config.database, "sslrootcert", config.ca, where=_verifies(config.database))
+        config.bus = _with(config.bus, "cafile", config.ca, where=config.bus.startswith("amqps://"))
     return config
 
 
@@ -94,6 +107,7 @@ def joining(settings: Settings) -> dict[str, Any]:
         "bus": config.bus, "management": config.bus_management, "endpoints": endpoints, "url": front,
         "region": config.region, "heartbeat_seconds": config.heartbeat_seconds, "sections": sections,
         "calls": list(HOSTS_ASK), "serves": list(HOSTS_SERVE), "bus_ca": _bus_ca(config.bus),
+        "ca": Path(config.ca).read_text() if config.ca else None,
     }  # fmt: skip
 
 
@@ -104,6 +118,45 @@ def _bus_ca(bus: str) -> str | None:
         return Path(file).read_text() if file else None
     except (Fault, OSError):
         return None  # the bus itself says so when it is opened
+
+
+def trust(config: CloudConfig) -> ssl.SSLContext | None:
+    """What vouches for other processes' certificates (None: the system's authorities); raises SettingsError."""
+    if not config.ca:
+        return None
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=config.ca)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"[cloud] ca: {config.ca} can't be read as certificates: {error}") from None
+
+
+def _verifies(database: str) -> bool:
+    return parse_qs(urlsplit(database).query).get("sslmode", [""])[0] in ("verify-ca", "verify-full")
+
+
+def _with(url: str, key: str, value: str, *, where: bool) -> str:
+    """The URL with one more parameter, unless it names its own."""
+    query = url.partition("?")[2]
+    if not where or key in parse_qs(query):
+        return url
+    return f"{url}{'&' if query else '?'}{key}={quote(value, safe='')}"
+
+
+def _check_named(key: str, url: str) -> None:
+    """Refuse (SettingsError) a database over the network that anybody may use: no password, no certificate."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query)
+    hosts = [unquote(one) for one in (query.get("host") or [parts.netloc.rpartition("@")[2]])[0].split(",")]
+    local = all(not one or one.startswith("/") for one in hosts)
+    proofs = ("password", "passfile", "sslcert")
+    if not (local or parts.password or any(one in query for one in proofs) or os.environ.get("PGPASSFILE")):
+        raise SettingsError(
+            f"{key}: names no password (postgresql://USER:PASSWORD@HOST/NAME, ?passfile=PATH, "
+            "?sslcert=PATH&sslkey=PATH); without one only a local socket is taken "
+            "(postgresql:///NAME?host=/run/postgresql)"
+        )
 
 
 def urls_of(urls: str | list[str]) -> list[str]:

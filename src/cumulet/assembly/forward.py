@@ -148,7 +148,9 @@ async def _websocket(transport: RemoteTransport, scope: Any, receive: Any, send:
         for url in transport.urls:
             try:
                 wanted = tuple(scope.get("subprotocols", ()))
-                far = await session.ws_connect(url + _target(scope), headers=headers, protocols=wanted)
+                far = await session.ws_connect(
+                    url + _target(scope), headers=headers, protocols=wanted, ssl=transport.trusted or True
+                )
                 break
             except (aiohttp.ClientError, OSError) as error:
                 _log.debug("websocket to %s: %s", url, error)

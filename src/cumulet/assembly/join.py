@@ -50,6 +50,8 @@ class Told(msgspec.Struct, forbid_unknown_fields=True):
     settings: dict[str, dict[str, Any]]
     secrets: dict[str, str]
     bus_ca: str | None = None
+    ca: str | None = None
+    """The authorities that vouch for the cloud's endpoints, if they are its own."""
 
 
 def joined(data: Path) -> Path | None:
@@ -78,11 +80,12 @@ def join(
         claim = _claim(secrets, token)
         told = _checked(_ask(url, {"token": token, "host": name, "claim": claim}, ca), name)
         _ensure_ours(data, told.secrets["cloud_id"])
+        for text, file in ((told.bus_ca, "bus-ca.pem"), (told.ca, "ca.pem")):
+            if text is not None:
+                _write(data / file, text)
         settings = _laid(told, data, local or {})
         for key, value in told.secrets.items():
             secrets.put(key, value)
-        if told.bus_ca is not None:
-            _write(data / "bus-ca.pem", told.bus_ca)
         _write(data / SETTINGS, toml(settings))
     finally:
         place.release()
@@ -181,6 +184,8 @@ def _laid(told: Told, data: Path, local: Mapping[str, Any]) -> dict[str, Any]:
     cloud["host"] = told.host
     if told.bus_ca is not None:
         cloud["bus"] += f"?cafile={data / 'bus-ca.pem'}"
+    if told.ca is not None:
+        cloud["ca"] = str(data / "ca.pem")
     for name, values in local.items():
         settings.setdefault(name, {}).update(values)
     cloud_config(Settings(settings, environ={}))

@@ -196,7 +196,9 @@ async def _start(wish: Wish, cloud: Cloud) -> None:
     if cloud.config.url and "identity-api" in cloud.roles:
         from cumulet.cli.clouds import write_clouds
 
-        write_clouds(wish.data, f"{cloud.config.url.rstrip('/')}/identity", cloud.parts.secrets.get("admin_password"))
+        ca = Path(cloud.config.ca) if cloud.config.ca else None
+        url, password = f"{cloud.config.url.rstrip('/')}/identity", cloud.parts.secrets.get("admin_password")
+        write_clouds(wish.data, url, password, cacert=ca)
     wish.on_ready({"roles": sorted(cloud.roles), "address": cloud.address, "pid": os.getpid(), "host": wish.name})
 
 

@@ -12,12 +12,15 @@ import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from cumulet.kernel import clock
 from cumulet.kernel.db import outside_transaction
 from cumulet.kernel.errors import Unavailable
+
+if TYPE_CHECKING:
+    import ssl
 
 MAX_DEPTH = 6
 KEEP_ALIVE = 1.0
@@ -204,9 +207,11 @@ class RemoteTransport:
     to the next. Once a request may have been received it is sent again only when
     its method says that twice is as good as once (RFC 9110, 9.2.2) and its body is at hand.
     A process that is about to end says so (``Connection: close``) and gets no more.
+    ``trusted`` vouches for their certificates (None: the system's authorities).
     """
 
-    def __init__(self, urls: str | Sequence[str], name: str) -> None:
+    def __init__(self, urls: str | Sequence[str], name: str, trusted: ssl.SSLContext | None = None) -> None:
+        self.trusted = trusted
         self._instances = [_Instance(url) for url in ([urls] if isinstance(urls, str) else urls)]
         self._name = name
         self._turn = 0
@@ -273,7 +278,9 @@ class RemoteTransport:
         import aiohttp
 
         # a connection that was idle for longer may be closed by an ending server at the moment it is used again
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=10)
+        connector = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=10, ssl=self.trusted or True
+        )
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,

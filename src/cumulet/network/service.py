@@ -165,7 +165,7 @@ def _agent(parts: Parts, config: NetworkConfig) -> Role:
     if url := parts.options.get("metadata_url"):
         own = METADATA_KEY if parts.secrets.known(METADATA_KEY) else ""  # a joined host was given its key
         key = parts.secrets.get(own) if own else derive(parts.secrets.get("metadata"), parts.host)
-        metadata = MetadataPlan(url, key, parts.host)
+        metadata = MetadataPlan(url, key, parts.host, str(parts.options.get("ca", "")))
     agent = NetworkAgent(
         parts.bus, driver, parts.host, every=config.heartbeat, tunnel_address=config.underlay_address,
         metadata=metadata, kind=kind,

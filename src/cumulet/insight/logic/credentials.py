@@ -33,6 +33,8 @@ class Joining(msgspec.Struct):
 
     bus: str = ""
     bus_ca: str | None = None
+    ca: str | None = None
+    """Certificates that vouch for the endpoints, as text, if the cloud has authorities of its own."""
     management: str = ""
     endpoints: dict[str, list[str]] = {}
     url: str = ""
@@ -79,6 +81,7 @@ class Credentials:
                 METADATA_KEY: derive(self._secrets.get(_METADATA), host),
             },
             "bus_ca": self._joining.bus_ca,
+            **({"ca": self._joining.ca} if self._joining.ca is not None else {}),
         }  # fmt: skip
 
     async def cut_off(self, host: str) -> None:

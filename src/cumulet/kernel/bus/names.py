@@ -146,6 +146,12 @@ class Address:
         return f"{self.user}@{','.join(f'{host}:{port}' for host, port in self.hosts)}/{self.vhost}"
 
 
+def has_password(url: str) -> bool:
+    """Whether a bus URL names a password itself."""
+    parts = _URL.fullmatch(url)
+    return parts is not None and bool(parts["login"].partition(":")[2])
+
+
 def _place(text: str, default: int) -> tuple[str, int]:
     parts = urlsplit("//" + text)
     try:

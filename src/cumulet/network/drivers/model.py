@@ -132,6 +132,8 @@ class MetadataPlan(msgspec.Struct, frozen=True):
     """What requests are signed with; this host's own."""
     host: str = ""
     """Whose it is."""
+    ca: str = ""
+    """A file with the authorities that vouch for the URL's certificate; empty: the system's."""
 
 
 class Observed(msgspec.Struct, frozen=True):

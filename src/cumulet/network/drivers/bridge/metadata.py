@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import logging
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -89,9 +90,11 @@ class MetadataProxy:
         self._listener = listener
 
     async def start(self) -> None:
+        trusted = ssl.create_default_context(cafile=self.plan.ca) if self.plan.ca else True
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=_ANSWER_WITHIN), cookie_jar=aiohttp.DummyCookieJar()
-        )
+            connector=aiohttp.TCPConnector(ssl=trusted), timeout=aiohttp.ClientTimeout(total=_ANSWER_WITHIN),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )  # fmt: skip
         self._http = _Bounded(self._serve)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._http, sock=self._listener)
