@@ -33,7 +33,7 @@ imports:
 	@$(BIN)/lint-imports --no-cache
 
 check: setup lint types imports  ## lint, types, import rules, unit and contract tests (minutes)
-	@$(BIN)/pytest -q -n 2 -m "not machine and not postgres and not rabbit and not ldap" \
+	@$(BIN)/pytest -q -n 2 -m "not machine and not postgres and not rabbit and not ldap and not ceph" \
 		--ignore tests/spread --ignore tests/rbac
 
 test: setup-machine guest-image lint types imports  ## every check, real guests too (CUMULET_TEST_GUESTS=0 leaves those out)

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from cumulet.kernel import clock
+from tests.ceph import ceph, ceph_alone, ceph_pool, ceph_session  # noqa: F401 - fixtures of all tests
 from tests.cloud import Databases
 from tests.directory import slapd, slapd_session  # noqa: F401 - fixtures of all tests
 from tests.observed import (  # noqa: F401 - hooks and fixtures of all tests

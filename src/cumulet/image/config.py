@@ -14,7 +14,7 @@ class StoreConfig(msgspec.Struct, forbid_unknown_fields=True):
     """One ``[[image.stores]]``."""
 
     id: NAME
-    type: Literal["file", "object", "web"] = "file"
+    type: Literal["file", "object", "rbd", "web"] = "file"
     description: str = ""
     weight: int = 0
     """Copies in stores with more weight are read first."""
@@ -28,6 +28,16 @@ class StoreConfig(msgspec.Struct, forbid_unknown_fields=True):
     access_key: str = ""
     secret_key: str = ""
     """May be left out here and given as AWS_SECRET_ACCESS_KEY in the environment."""
+    pool: str = "images"
+    """rbd: the pool, Ceph's configuration, its user (without ``client.``) and the file with the user's key."""
+    conf: str = "/etc/ceph/ceph.conf"
+    user: str = "cumulet"
+    keyring: str = ""
+    """Empty: where Ceph looks for it, e.g. /etc/ceph/ceph.client.USER.keyring."""
+    python: str = "/usr/bin/python3"
+    """The Python that has Ceph's bindings (Debian: python3-rados and python3-rbd)."""
+    seconds: Annotated[int, msgspec.Meta(ge=1)] = 30
+    """object, rbd: how long the store may take to answer before it counts as away."""
 
 
 class ImageConfig(msgspec.Struct, forbid_unknown_fields=True):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from cumulet.image.logic import cache as cache_logic
 from cumulet.image.logic.data import key_of, restore
 from cumulet.image.models import images, locations, sagas, tasks
 from cumulet.image.states import DELETED, SAVING, UPLOADING
+from cumulet.image.store.model import StoreBusy, StoreDown
 from cumulet.kernel import clock
 from cumulet.kernel.db import Transaction
 from cumulet.kernel.loops import Loop
@@ -56,7 +58,8 @@ async def drop_lost_uploads(image: Image) -> None:
 async def drop_orphans(image: Image) -> None:
     """Delete objects that no image holds and that nothing in work writes."""
     for _, store, key in await find_orphans(image):
-        await store.delete(key)
+        with contextlib.suppress(StoreDown, StoreBusy):
+            await store.delete(key)
 
 
 async def find_orphans(image: Image) -> list[tuple[str, Any, str]]:
@@ -64,11 +67,13 @@ async def find_orphans(image: Image) -> list[tuple[str, Any, str]]:
 
     The keys are listed first: an upload, or a saga's keys, are recorded before the
     first byte is written, so what is listed and not recorded belongs to nobody.
+    A store that is away, or an object that is in use, waits for the next time.
     """
     listed: list[tuple[str, Any, list[str]]] = [("staging", image.staging, await image.staging.list())]
-    listed += [
-        (place.id, place.store, await place.store.list()) for place in image.stores.values() if not place.read_only
-    ]
+    for place in image.stores.values():
+        if not place.read_only:
+            with contextlib.suppress(StoreDown):
+                listed.append((place.id, place.store, await place.store.list()))
     if not any(keys for _, _, keys in listed):
         return []
     held = set()

@@ -1,30 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process of its own that pushes a large image through the service and back, and says how much memory it took.
 
-usage: python -m tests.services.image.streaming FOLDER MIB
+usage: python -m tests.services.image.streaming FOLDER MIB [STORES]   (a JSON list; two directories without it)
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from tests.contract.image.lone import DEMO, lone_service
 
 PIECE = bytes(1024 * 1024)
 
 
-async def push(folder: Path, mib: int) -> int:
-    """Upload, import to a second store and download ``mib`` MiB; returns the peak of this process's memory in MiB."""
+async def push(folder: Path, mib: int, stores: list[dict[str, Any]]) -> int:
+    """Upload, import to all stores and download ``mib`` MiB; returns the peak of this process's memory in MiB."""
 
     async def data() -> AsyncIterator[bytes]:
         for _ in range(mib):
             yield PIECE
 
-    stores = {"image": {"stores": [{"id": "a"}, {"id": "b"}]}}
-    async with lone_service("image", folder, {"image-api"}, mount="/image", settings=stores) as image:
+    told_stores = {"image": {"stores": stores}}
+    async with lone_service("image", folder, {"image-api"}, mount="/image", settings=told_stores) as image:
         body = {"disk_format": "raw", "container_format": "bare"}
         image_id = (await image.request("POST", "/v2/images", body)).json["id"]
         path = f"/v2/images/{image_id}"
@@ -47,4 +49,5 @@ async def push(folder: Path, mib: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{asyncio.run(push(Path(sys.argv[1]), int(sys.argv[2])))}\n")
+    wanted = json.loads(sys.argv[3]) if len(sys.argv) > 3 else [{"id": "a"}, {"id": "b"}]
+    sys.stdout.write(f"{asyncio.run(push(Path(sys.argv[1]), int(sys.argv[2]), wanted))}\n")

@@ -25,7 +25,7 @@ from cumulet.image.logic.limits import STAGE, UPLOADING
 from cumulet.image.models import images
 from cumulet.image.states import IMAGE, SAVING
 from cumulet.image.states import UPLOADING as STAGED
-from cumulet.image.store.model import Place, Reader, Store, StoreFull
+from cumulet.image.store.model import Place, Reader, Store, StoreDown, StoreFull
 from cumulet.kernel import clock, ids
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.disks import Inspection, Refused
@@ -156,6 +156,8 @@ def as_fault(error: BaseException) -> BaseException:
     """What a store's own errors mean to a client."""
     if isinstance(error, StoreFull):
         return TooLarge("Image storage media is full.")
+    if isinstance(error, StoreDown):
+        return Unavailable(str(error))
     if isinstance(error, OSError) and not isinstance(error, asyncio.CancelledError):
         _log.error("the image store failed: %s", error)
         return Unavailable("The image store can't take the data.")
@@ -331,6 +333,7 @@ async def open_data(
     """
     held = best_first(image, row)
     preferred = [one for store in prefer for one in held if one["store"] == store]
+    told = ""
     for one in [*preferred, *held]:
         place = image.stores.get(one["store"])
         try:
@@ -338,4 +341,5 @@ async def open_data(
                 return await place.store.read(one["key"], offset, length)
         except OSError as error:
             _log.error("image %s can't be read from store %s: %s", row["id"], one["store"], error)
-    raise Unavailable("The image data is not available.")
+            told = f" {error}" if isinstance(error, StoreDown) else told
+    raise Unavailable(f"The image data is not available.{told}")

@@ -18,10 +18,11 @@ from cumulet.image.logic import Image
 from cumulet.image.logic.limits import COUNT, SIZE, STAGE, UPLOADING
 from cumulet.image.models import cache, images, locations, members, properties, sagas, tags
 from cumulet.image.states import ACTIVE, DEACTIVATED, DELETED, IMAGE, QUEUED
+from cumulet.image.store.model import StoreDown
 from cumulet.kernel import clock, ids
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Database, Duplicate, Row, Transaction
-from cumulet.kernel.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, TooLarge
+from cumulet.kernel.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, TooLarge, Unavailable
 
 MIB = 1024 * 1024
 _log = logging.getLogger(__name__)
@@ -293,9 +294,13 @@ async def switch(image: Image, row: Row, action: str) -> None:
 
 
 async def remove(image: Image, row: Row) -> None:
-    """End an image: the record stays as a tombstone, the data goes. Raises Forbidden when it is protected."""
+    """End an image: the record stays as a tombstone, the data goes.
+
+    Raises Forbidden when it is protected, Conflict while volumes are clones of its data.
+    """
     if row["protected"]:
         raise Forbidden(f"Image {row['id']} is protected and cannot be deleted.")
+    await _check_unused(image, row, row["locations"])
 
     async def body(tx: Transaction) -> Row:
         before = await IMAGE.begin(tx, "delete", row["id"], deleted_at=clock.now(), staged_key=None, task_id=None)
@@ -315,6 +320,21 @@ async def remove(image: Image, row: Row) -> None:
     await drop_data(image, before["locations"])
     if before["staged_key"]:
         await image.staging.delete(before["staged_key"])
+
+
+async def _check_unused(image: Image, row: Row, held: Iterable[Row]) -> None:
+    """Raise Conflict while somebody outside builds upon the data, Unavailable when its store does not tell."""
+    for one in held:
+        place = image.stores.get(one["store"])
+        try:
+            used = place is not None and await place.store.in_use(one["key"])
+        except StoreDown as error:
+            raise Unavailable(str(error)) from None
+        if used:
+            raise Conflict(
+                f"Image {row['id']} could not be deleted because it is in use: The image cannot be deleted because "
+                "it is in use through the backend store outside of Glance."
+            )
 
 
 async def drop_data(image: Image, held: Iterable[Row]) -> None:
@@ -337,6 +357,7 @@ async def drop_from_store(image: Image, row: Row, store_id: str) -> None:
     gone = [one for one in row["locations"] if one["store"] == store_id][:1]
     if not gone:
         raise NotFound(f"Image {row['id']} is not stored in store {store_id}.")
+    await _check_unused(image, row, gone)
     await update(image, row, {**row, "locations": [one for one in row["locations"] if one is not gone[0]]})
     await drop_data(image, gone)
 

@@ -6,13 +6,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from cumulet.image.config import ImageConfig, StoreConfig
+from cumulet.image.store.far import FarStore
 from cumulet.image.store.file import PIECE, FileStore
-from cumulet.image.store.model import Place
+from cumulet.image.store.model import Place, Store
 from cumulet.image.store.web import WebStore
 from cumulet.image.web import Web
 from cumulet.kernel.pools import Pool
 from cumulet.kernel.settings import SettingsError
 
+BLOCK = 4 * 1024 * 1024
+"""Bytes of one object of Ceph's."""
 _FIRST = "file"
 """The id of the store whose folder is called ``store``, as it was when there was only one."""
 
@@ -36,7 +39,14 @@ def _place(one: StoreConfig, folder: Path, pool: Pool, web: Web) -> Place:
 
         if not one.bucket:
             raise SettingsError(f"[image] stores: {one.id} needs a bucket")
-        return Place(**told, store=ObjectStore(one, folder, pool), properties={"bucket": one.bucket})  # type: ignore[arg-type]
+        far: Store = FarStore(one.id, ObjectStore(one, folder, pool))
+        return Place(**told, store=far, properties={"bucket": one.bucket})  # type: ignore[arg-type]
+    if one.type == "rbd":
+        from cumulet.image.store.rbd import RbdStore
+
+        far = FarStore(one.id, RbdStore(one, folder, pool))
+        properties = {"pool": one.pool, "chunk_size": BLOCK, "thin_provisioning": True}
+        return Place(**told, store=far, properties=properties)  # type: ignore[arg-type]
     path = Path(one.path) if one.path else folder / ("store" if one.id == _FIRST else f"store-{one.id}")
     properties = {"data_dir": str(path), "chunk_size": PIECE, "thin_provisioning": False}
     return Place(**told, store=FileStore(path, pool, one.id), properties=properties)  # type: ignore[arg-type]

@@ -78,6 +78,9 @@ class FileStore:
 
         await self._pool.run(remove, timeout=_PATIENCE)
 
+    async def in_use(self, key: str) -> bool:
+        return False
+
     async def list(self) -> list[str]:
         def names() -> list[str]:
             return sorted({entry.name.removesuffix(_PART) for entry in os.scandir(self._folder)})

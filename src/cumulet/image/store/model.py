@@ -17,6 +17,18 @@ class StoreFull(OSError):
     """The store has no room."""
 
 
+class StoreBusy(OSError):
+    """Somebody outside builds upon the object, or reads it: it can't be deleted now."""
+
+
+class StoreDown(OSError):
+    """The store does not answer; the text names it and is fit for clients."""
+
+
+class StoreTaken(OSError):
+    """The store belongs to another cloud, which would delete what we put there."""
+
+
 class Writer(Protocol):
     """One object on its way into the store."""
 
@@ -56,7 +68,10 @@ class Store(Protocol):
         """Bytes of an object. Raises FileNotFoundError."""
 
     async def delete(self, key: str) -> None:
-        """Gone already is success."""
+        """Gone already is success. Raises StoreBusy."""
+
+    async def in_use(self, key: str) -> bool:
+        """Whether somebody outside builds upon the object (a volume that is a clone of it)."""
 
     async def list(self) -> list[str]:
         """The keys of all objects of ours, half-written ones among them."""

@@ -40,6 +40,9 @@ class WebStore:
     async def delete(self, key: str) -> None:
         """What is on the web stays there."""
 
+    async def in_use(self, key: str) -> bool:
+        return False
+
     async def list(self) -> list[str]:
         return []
 

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""By which id a shared store knows this cloud: each cloud deletes there what it does not know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cumulet.kernel import ids
+
+
+def own_id(folder: Path) -> str:
+    """The id of this cloud, kept in its data directory; blocking."""
+    path = folder / "cloud-id"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(ids.new_uuid())
+        return path.read_text().strip()
