@@ -11,6 +11,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+DOWN, NOT_THERE = "is down", "does not hold the source"
+"""Reasons against a back end."""
+
 
 class Candidate(msgspec.Struct, frozen=True):
     """One back end as it was last seen; sizes in GiB."""
@@ -43,11 +46,11 @@ def rank(request: Request, candidates: Sequence[Candidate], ratio: float) -> tup
     for one in candidates:
         room = one.total_gib * ratio - one.promised_gib
         if request.only is not None and one.host != request.only:
-            reasons[one.host] = "does not hold the source"
+            reasons[one.host] = NOT_THERE
         elif one.host in request.excluded:
             reasons[one.host] = "was tried"
         elif not one.up:
-            reasons[one.host] = "is down"
+            reasons[one.host] = DOWN
         elif one.disabled:
             reasons[one.host] = "is disabled"
         elif request.zone is not None and one.zone != request.zone:

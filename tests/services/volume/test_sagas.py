@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from cumulet.kernel import clock, context, ids
 from cumulet.kernel.bus import Handlers, MemoryBus
+from cumulet.kernel.clock import FakeClock
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.db.schema import ensure_schema
@@ -293,3 +294,28 @@ async def test_a_full_back_end_gives_way_to_another(tmp_path: Path, full: str) -
         assert row["status"] == "available"
         assert row["host"].startswith("node-2" if full == "node-1" else "node-1")
         assert len(await other.volumes()) + len(await stage.backend.volumes()) == 1
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_agents_not_heard_since_a_restart_are_waited_for(tmp_path: Path, comes: bool) -> None:
+    """All processes start together: the volume's saga must not be the first to look and the last to give up."""
+    time = FakeClock()
+    clock.use(time)
+    try:
+        async with stages(tmp_path, _created)() as stage:
+            silent = SERVICES.update().values(seen_at=clock.now() - 1000)
+            await stage.database.run(lambda tx: tx.run(silent))
+            engine = stage.engine(None)  # type: ignore[arg-type]
+            await stage.begin(engine)
+            await engine.settle()
+            assert (await stage.volume())["status"] == "creating"
+            if comes:
+                await stage.database.run(lambda tx: tx.run(SERVICES.update().values(seen_at=clock.now() + 1000)))
+            for _ in range(40):
+                await time.advance(1.0)
+                await engine.settle()
+            row = await stage.volume()
+            assert row["status"] == ("available" if comes else "error")
+            assert comes or "node-1@simulated is down" in row["fault"]
+    finally:
+        clock.use(clock.SystemClock())

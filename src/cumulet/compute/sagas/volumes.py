@@ -8,7 +8,7 @@ from sqlalchemy import select
 from cumulet.compute.models import BLOCK_DEVICES, SAGAS, SERVERS
 from cumulet.compute.rpc import PLUG_VOLUME, UNPLUG_VOLUME, PlugVolume, UnplugVolume
 from cumulet.compute.sagas.params import AttachVolume, DetachVolume
-from cumulet.compute.sagas.world import World, set_fault
+from cumulet.compute.sagas.world import World, gone_is_fine, set_fault
 from cumulet.kernel.db import Transaction
 from cumulet.kernel.errors import NotFound
 from cumulet.kernel.saga import Cancelled, Failed, Run, Saga, Step, Wait
@@ -99,7 +99,7 @@ async def begin_detach(run: Run) -> None:
 async def detach_failed(run: Run, failed: Failed) -> None:
     """It is still attached: the volume goes back to in-use, the fault says why."""
     if not isinstance(failed, Cancelled):
-        await run.world.volume.roll_detaching(run.params.volume_id, as_service=True)
+        await gone_is_fine(run.world.volume.roll_detaching(run.params.volume_id, as_service=True))
 
     async def record(tx: Transaction) -> None:
         if not isinstance(failed, Cancelled):

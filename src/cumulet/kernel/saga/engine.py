@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from sqlalchemy import Table, select
@@ -20,7 +20,8 @@ from cumulet.kernel import clock, context, halts, ids, trace
 from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.errors import Unavailable
 from cumulet.kernel.loops import Loop
-from cumulet.kernel.saga.model import Cancelled, Failed, RetryFrom, Run, Saga, Step, Wait, failure_of
+from cumulet.kernel.saga.model import Cancelled, Failed, RetryFrom, Run, Saga, Step, Wait, failure_of, merge_notes
+from cumulet.kernel.saga.model import Hooks as Hooks
 from cumulet.kernel.saga.store import DONE, FAILED, READY, STUCK, Journal, LostLease
 from cumulet.kernel.secrets import Seal
 
@@ -28,16 +29,6 @@ _log = logging.getLogger(__name__)
 _UNDO_TRIES = 12
 _UNREADABLE = 60.0
 """Seconds until a saga whose parameters could not be read is looked at again."""
-
-
-class Hooks(Protocol):
-    """Where a test may interfere: before a step, between its work and its commit, after the commit."""
-
-    async def before(self, run: Run, step: Step, direction: str) -> None: ...
-
-    async def worked(self, run: Run, step: Step, direction: str) -> None: ...
-
-    async def committed(self, run: Run, step: Step, direction: str) -> None: ...
 
 
 class SagaEngine:
@@ -73,8 +64,7 @@ class SagaEngine:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._poked: set[str] = set()
         self._pokes: dict[str, asyncio.Event] = {}
-        self._stopping = False
-        self._started = False
+        self._stopping = self._started = False
         self._told: set[str] = set()
         self.tell: Callable[[str, bool], None] | None = None
         """How engines in other processes are poked: one of them, or (True) all."""
@@ -226,7 +216,7 @@ class SagaEngine:
     async def _advance(self, saga: Saga, run: Run, row: Row) -> None:
         """Run steps until the saga ends or waits. ``floor`` set means: going back, down to that cursor."""
         cursor, floor = row["cursor"], row["floor"]
-        error = Failed(row["error"]["message"], **row["error"].get("details", {})) if row["error"] else None
+        error = Failed.read(row["error"]) if row["error"] else None
         since = row["step_since"]
         while not self._stopping:
             if floor is None:
@@ -238,7 +228,8 @@ class SagaEngine:
                     cursor = await self._turn_back(saga, run, cursor, floor, error)
                     continue
                 step = saga.steps[cursor]
-                outcome = await self._try(run, step, since)
+                run.since = since
+                outcome = await self._try(run, step)
                 if isinstance(outcome, Wait):
                     await self._sleep(run, outcome.seconds)
                     return
@@ -268,7 +259,7 @@ class SagaEngine:
                 await self._write(run, floor=None, attempt=run.attempt, step_since=since, tries=0)
         await self._write(run, owner=None, lease_until=0.0)
 
-    async def _try(self, run: Run, step: Step, since: float) -> Any:
+    async def _try(self, run: Run, step: Step) -> Any:
         """One step forward: its output committed with the cursor, or what it raised instead."""
         run._commits.clear()
         try:
@@ -279,30 +270,39 @@ class SagaEngine:
             if self._hooks:
                 await self._hooks.worked(run, step, "do")
         except (Wait, RetryFrom) as said:
-            if isinstance(said, Wait) and clock.now() - since > step.within:
+            if isinstance(said, Wait) and clock.now() - run.since > step.within:
                 return Failed(f"{step.name} did not finish within {step.within:g} s.", step=step.name)
             return said
         except LostLease:
             raise
         except Exception as error:
-            final = failure_of(error)
-            if final is not None:
-                final.details.setdefault("step", step.name)
-                return final
-            if clock.now() - since > step.within:
-                reason = str(error) or type(error).__name__
-                return Failed(f"{step.name} failed: {reason}", step=step.name)
-            _log.warning("saga %s step %s will be tried again: %s", run.saga, step.name, error, exc_info=run.tries == 0)
-            run.tries += 1
-            return Wait(min(0.2 * 2 ** min(run.tries, 7), 15.0))
+            return self._again(run, step, error)
         run.outputs[step.name] = output
+        kept: dict[str, Any] = {"outputs": run.outputs, "notes": run.notes, "tries": 0}
+        try:
+            await self._write(run, cursor_step=1, step_since=clock.now(), bodies=True, **kept)
+        except (LostLease, Unavailable):
+            raise
+        except Exception as error:  # one of the step's own bodies raised
+            run.outputs.pop(step.name, None)
+            return self._again(run, step, error)
         run.tries = 0
-        await self._write(
-            run, cursor_step=1, outputs=run.outputs, notes=run.notes, tries=0, step_since=clock.now(), bodies=True
-        )
         if self._hooks:
             await self._hooks.committed(run, step, "do")
         return None
+
+    def _again(self, run: Run, step: Step, error: Exception) -> Wait | Failed:
+        """What an error of a step means: the end, or another try, of which nothing was written."""
+        run._commits.clear()
+        final = failure_of(error)
+        if final is not None:
+            final.details.setdefault("step", step.name)
+            return final
+        if clock.now() - run.since > step.within:
+            return Failed(f"{step.name} failed: {str(error) or type(error).__name__}", step=step.name)
+        _log.warning("saga %s step %s will be tried again: %s", run.saga, step.name, error, exc_info=run.tries == 0)
+        run.tries += 1
+        return Wait(min(0.2 * 2 ** min(run.tries, 7), 15.0))
 
     async def _undo(self, saga: Saga, run: Run, step: Step, cursor: int) -> bool:
         """One step back; False when it must wait or is stuck."""
@@ -315,44 +315,59 @@ class SagaEngine:
                     await step.undo(run)
             if self._hooks:
                 await self._hooks.worked(run, step, "undo")
+            run.outputs.pop(step.name, None)
+            now, cursor = clock.now(), cursor - 1
+            await self._write(run, bodies=True, cursor=cursor, outputs=run.outputs, tries=0, step_since=now)
         except Wait as wait:
             await self._sleep(run, wait.seconds)
             return False
-        except LostLease:
-            raise
         except Exception as error:
-            run.tries += 1
-            reason = str(error) or type(error).__name__
-            if run.tries < _UNDO_TRIES:
-                _log.warning("saga %s: undo of %s will be tried again: %s", run.saga, step.name, reason)
-                await self._sleep(run, min(0.2 * 2 ** min(run.tries, 8), 60.0))
-                return False
-            _log.exception("saga %s %s is stuck: undo of %s failed for good", run.saga, run.id, step.name)
-            self.stuck += 1
-            if saga.on_stuck is not None:
-                await saga.on_stuck(run, f"undo of {step.name} failed: {reason}")
-            await self._write(run, state=STUCK, owner=None, lease_until=0.0, bodies=True)
+            await self._back_again(saga, run, f"undo of {step.name}", error)
             return False
-        run.outputs.pop(step.name, None)
         run.tries = 0
-        await self._write(run, cursor=cursor - 1, outputs=run.outputs, tries=0, step_since=clock.now(), bodies=True)
         if self._hooks:
             await self._hooks.committed(run, step, "undo")
         return True
 
+    async def _back_again(self, saga: Saga, run: Run, what: str, error: Exception) -> None:
+        """An error on the way back: try again later, and in the end call for help."""
+        if isinstance(error, LostLease):
+            raise error
+        run._commits.clear()
+        run.tries += 1
+        reason = str(error) or type(error).__name__
+        if run.tries < _UNDO_TRIES:
+            _log.warning("saga %s: %s will be tried again: %s", run.saga, what, reason)
+            await self._sleep(run, min(0.2 * 2 ** min(run.tries, 8), 60.0))
+            return
+        _log.error("saga %s %s is stuck: %s failed for good", run.saga, run.id, what, exc_info=error)
+        self.stuck += 1
+        try:
+            if saga.on_stuck is not None:
+                await saga.on_stuck(run, f"{what} failed: {reason}")
+            await self._write(run, state=STUCK, owner=None, lease_until=0.0, bodies=True)
+        except (LostLease, Unavailable):
+            raise
+        except Exception:
+            _log.exception("saga %s %s could not say that it is stuck", run.saga, run.id)
+            await self._write(run, state=STUCK, owner=None, lease_until=0.0)
+
     async def _turn_back(self, saga: Saga, run: Run, cursor: int, floor: int, error: Failed | None) -> int:
         """Begin to unwind, the current step first: it may have done half its work."""
-        told = {"message": error.message, "details": error.details} if error else None
-        cursor = min(cursor + 1, len(saga.steps))
-        run.tries = 0
-        await self._write(run, cursor=cursor, floor=floor, error=told, notes=run.notes, cancel=False, tries=0)
+        cursor, run.tries, told = min(cursor + 1, len(saga.steps)), 0, error.told() if error else None
+        await self._write(run, cursor=cursor, floor=floor, error=told, notes=run.notes, tries=0)
         return cursor
 
     async def _fail(self, saga: Saga, run: Run, error: Failed) -> None:
         run._commits.clear()
-        if saga.on_failed is not None:
-            await saga.on_failed(run, error)
-        await self._end(saga, run, FAILED)
+        try:
+            if saga.on_failed is not None:
+                await saga.on_failed(run, error)
+            await self._end(saga, run, FAILED)
+        except Wait as wait:
+            await self._sleep(run, wait.seconds)
+        except Exception as broken:
+            await self._back_again(saga, run, "telling of the failure", broken)
 
     async def _end(self, saga: Saga, run: Run, state: str) -> None:
         await self._write(run, state=state, token=None, owner=None, lease_until=0.0, bodies=state == FAILED)
@@ -365,12 +380,8 @@ class SagaEngine:
         await self._write(
             run, wake_at=wake_at, owner=None, lease_until=0.0, notes=run.notes, tries=run.tries, bodies=True
         )
-        self._wake_later(run.id, wake_at - clock.now())
-
-    def _wake_later(self, saga_id: str, seconds: float) -> None:
-        """The dispatch loop looks once a second; shorter waits wake it themselves."""
-        if seconds < 1.0:
-            asyncio.get_running_loop().call_later(max(seconds, 0.0), self.poke, saga_id)
+        if (soon := wake_at - clock.now()) < 1.0:  # the dispatch loop looks once a second only
+            asyncio.get_running_loop().call_later(max(soon, 0.0), self.poke, run.id)
 
     async def _write(self, run: Run, *, bodies: bool = False, cursor_step: int = 0, **values: Any) -> None:
         """Write the journal row, with the step's own bodies in the same transaction."""
@@ -387,14 +398,3 @@ class SagaEngine:
         await self.journal.database.run(body, durable=False)
         if bodies:
             run._commits.clear()
-
-
-def merge_notes(notes: dict[str, Any], more: dict[str, Any]) -> None:
-    """Lay ``more`` over the notes; a value for a list is appended to it."""
-    for key, value in more.items():
-        if isinstance(notes.get(key), list):
-            notes[key] = notes[key] + [
-                one for one in (value if isinstance(value, list) else [value]) if one not in notes[key]
-            ]
-        else:
-            notes[key] = value

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -45,6 +45,16 @@ class Failed(Exception):
         self.message, self.details = message, details
         super().__init__(message)
 
+    def told(self) -> dict[str, Any]:
+        """As the journal keeps it."""
+        return {"message": self.message, "details": self.details, "cancelled": isinstance(self, Cancelled)}
+
+    @staticmethod
+    def read(kept: dict[str, Any]) -> Failed:
+        """What the journal keeps: a saga that was cancelled is so in the next process, too."""
+        kind = Cancelled if kept.get("cancelled") else Failed
+        return kind(kept["message"], **kept.get("details", {}))
+
 
 class Cancelled(Failed):
     """Somebody asked for the opposite; unwind."""
@@ -72,6 +82,8 @@ class Run:
     caller: Context | None = None
     """Who asked, with the token if it can still be opened."""
     started_at: float = 0.0
+    since: float = 0.0
+    """When the current step began; time in which no process was there to work is taken out."""
     tries: int = 0
     """How often the current step was begun before."""
     _commits: list[Callable[[Transaction], Awaitable[None]]] = field(default_factory=list)
@@ -86,7 +98,8 @@ StepFunction = Callable[[Run], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Step:
-    """``do`` ensures, ``undo`` ensures the opposite; ``within`` bounds all tries of ``do`` together, in seconds."""
+    """``do`` ensures, ``undo`` ensures the opposite; ``within`` bounds all tries of ``do`` together, in seconds
+    of work: time in which no process ran does not count."""
 
     name: str
     do: StepFunction
@@ -118,3 +131,24 @@ def failure_of(error: BaseException) -> Failed | None:
     if isinstance(error, Fault) and error.status < 500:
         return Failed(error.message, kind=error.kind, status=error.status)
     return None
+
+
+def merge_notes(notes: dict[str, Any], more: dict[str, Any]) -> None:
+    """Lay ``more`` over the notes; a value for a list is appended to it."""
+    for key, value in more.items():
+        if isinstance(notes.get(key), list):
+            notes[key] = notes[key] + [
+                one for one in (value if isinstance(value, list) else [value]) if one not in notes[key]
+            ]
+        else:
+            notes[key] = value
+
+
+class Hooks(Protocol):
+    """Where a test may interfere: before a step, between its work and its commit, after the commit."""
+
+    async def before(self, run: Run, step: Step, direction: str) -> None: ...
+
+    async def worked(self, run: Run, step: Step, direction: str) -> None: ...
+
+    async def committed(self, run: Run, step: Step, direction: str) -> None: ...

@@ -105,16 +105,24 @@ class Journal:
         return [row["id"] for row in await self.database.all(statement, point=True)]
 
     async def take(self, saga_id: str, owner: str, lease: float) -> Row | None:
-        """Claim a saga for ``lease`` seconds; None when somebody else has it, it is over or not known here."""
+        """Claim a saga for ``lease`` seconds; None when somebody else has it, it is over or not known here.
+
+        The time in which nobody could work on it (its process was down) is not
+        counted: the start of its step moves by as much.
+        """
         t = self.table
 
         async def body(tx: Transaction) -> Row | None:
             now = clock.now()
-            free = or_(t.c.owner.is_(None), t.c.lease_until < now)
-            claimed = t.update().where(t.c.id == saga_id, t.c.state == READY, free, self._ours)
-            if not await tx.run(claimed.values(owner=owner, lease_until=now + lease, generation=t.c.generation + 1)):
+            row = await tx.first(select(t).where(t.c.id == saga_id, t.c.state == READY, self._ours))
+            if row is None or (row["owner"] is not None and row["lease_until"] >= now):
                 return None
-            return await tx.first(select(t).where(t.c.id == saga_id))
+            idle = now - max(row["updated_at"], row["wake_at"], row["lease_until"])
+            taken = {"owner": owner, "lease_until": now + lease, "generation": row["generation"] + 1}
+            if idle > lease:
+                taken["step_since"] = row["step_since"] + idle
+            mine = t.update().where(t.c.id == saga_id, t.c.generation == row["generation"])
+            return {**row, **taken} if await tx.run(mine.values(**taken)) else None
 
         return await self.database.run(body, durable=False)
 
@@ -151,7 +159,10 @@ class Journal:
         t = self.table
 
         async def body(tx: Transaction) -> None:
-            await tx.run(t.update().where(t.c.state == READY).values(owner=None, lease_until=0.0, wake_at=clock.now()))
+            # what was due before stays so: `take` tells from it how long nobody worked
+            later = t.update().where(t.c.state == READY, t.c.wake_at > clock.now())
+            await tx.run(later.values(wake_at=clock.now()))
+            await tx.run(t.update().where(t.c.state == READY).values(owner=None))
 
         await self.database.run(body, durable=False)
 

@@ -20,7 +20,7 @@ from cumulet.volume.models import ATTACHMENTS, VOLUMES, WORDS
 from cumulet.volume.rpc import DROP, GROW, MAKE, Drop, Grow, Make, backend_host
 from cumulet.volume.sagas.params import CreateVolume, DeleteVolume, ExtendVolume
 from cumulet.volume.sagas.world import World, candidates
-from cumulet.volume.scheduler import Request, rank
+from cumulet.volume.scheduler import DOWN, NOT_THERE, Request, rank
 from cumulet.volume.states import CREATING, DELETED, ERROR_DELETING, ERROR_EXTENDING, EXTENDING, SNAPSHOT, VOLUME
 
 _GIVE_UP = 5
@@ -51,8 +51,8 @@ async def choose_host(run: Run) -> str:
     found = await world.database.run(body, durable=False)
     if isinstance(found, str):
         return found
-    if not found and clock.now() - run.started_at < 30:
-        raise Wait(1.0)  # no agent has reported yet
+    if set(found.values()) - {NOT_THERE} <= {DOWN} and clock.now() - run.since < 30:
+        raise Wait(1.0)  # none has reported yet, or none since a restart
     told = "; ".join(f"{host} {reason}" for host, reason in sorted(found.items())) or "no back end has reported"
     last = run.notes.get("last_reason")
     raise Failed(f"No valid backend was found. {told}" + (f". The last one that was tried: {last}" if last else ""))
