@@ -215,9 +215,8 @@ class SagaEngine:
 
     async def _advance(self, saga: Saga, run: Run, row: Row) -> None:
         """Run steps until the saga ends or waits. ``floor`` set means: going back, down to that cursor."""
-        cursor, floor = row["cursor"], row["floor"]
+        cursor, floor, since = row["cursor"], row["floor"], row["step_since"]
         error = Failed.read(row["error"]) if row["error"] else None
-        since = row["step_since"]
         while not self._stopping:
             if floor is None:
                 if cursor == len(saga.steps):
