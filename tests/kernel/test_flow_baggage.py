@@ -49,3 +49,9 @@ async def test_baggage(buffer: trace.Buffer, token: str, service_token: str | No
 
     await buffer.flush(take)
     assert [(one.subject, one.attempt, one.name) for one in told] == [(SERVER, 2, "image.token.validate")] * recorded
+
+
+@pytest.mark.parametrize("attempt", ["9" * 20, "²", "-1", "", "x"])
+def test_a_senseless_attempt_is_the_first(attempt: str) -> None:
+    assert trace.resume("image-api", "h", {"subject": SERVER, "attempt": attempt}).attempt == 1
+    trace.use(None)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who vouches for a request between services: the user's token with our service token, or ours alone.
 
-Authorization was decided before the work was accepted, so work never fails
-because a token aged: a refused user token is replaced by the service's own.
+Authorization is decided before work is accepted, so accepted work never fails
+because a token aged: there a refused user token is replaced by the service's
+own. While a request is still being decided a refused token refuses it: whoever
+logs out in the middle must not be answered with a service's rights.
 """
 
 from __future__ import annotations
@@ -65,15 +67,16 @@ class ServiceSession:
     ) -> Reply:
         """One request to a service by its catalogue type; the answer as it came.
 
-        With ``as_service`` our token alone is sent; a user's token that identity
-        refuses is replaced by ours. Raises Unavailable when nobody answers.
+        With ``as_service`` our token alone is sent; so it is instead of a user's
+        that identity refuses, in accepted work. Raises Unavailable when nobody answers.
         """
         caller = context.current()
         user_token = caller.token if caller is not None and not as_service else None
         await halts.request(f"{service} {method} {path}", "before")
         reply = await self._once(service, method, path, body, headers, user_token, timeout)
         await halts.request(f"{service} {method} {path}", "after")
-        if reply.status == 401 and isinstance(body, bytes):
+        by_own_right = user_token is None or (caller is not None and caller.accepted)
+        if reply.status == 401 and by_own_right and isinstance(body, bytes):
             await reply.read()
             if user_token is None:
                 self._token = None

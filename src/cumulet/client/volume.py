@@ -14,7 +14,8 @@ import msgspec
 import orjson
 
 from cumulet.client.session import ServiceSession
-from cumulet.kernel.errors import Conflict
+from cumulet.kernel import context
+from cumulet.kernel.errors import Conflict, Unauthorized
 
 _TYPE = "block-storage"
 _VERSION = "3.71"
@@ -116,7 +117,23 @@ class VolumeClient:
             query["marker"] = found[-1].id
 
     async def create_volume(self, body: dict[str, Any], *, as_service: bool = False) -> Volume:
-        """A new volume from the members of the published ``volume`` object; it is `creating` at first."""
+        """A new volume from the members of the published ``volume`` object; it is `creating` at first.
+
+        It is the user's also when the user's token is refused in accepted work.
+        """
+        caller = context.current()
+        if as_service or caller is None or not caller.accepted:
+            return await self._create_volume(body, as_service=as_service)
+        context.use(msgspec.structs.replace(caller, accepted=False))
+        try:
+            return await self._create_volume(body, as_service=False)
+        except Unauthorized:
+            owner = {"project_id": caller.project_id, "user_id": caller.user_id}
+            return await self._create_volume({**body, **owner}, as_service=True)
+        finally:
+            context.use(caller)
+
+    async def _create_volume(self, body: dict[str, Any], *, as_service: bool) -> Volume:
         return _volume((await self._call("POST", "/volumes", {"volume": body}, as_service=as_service))["volume"])
 
     async def delete_volume(self, volume_id: str, *, as_service: bool = False) -> None:

@@ -260,8 +260,10 @@ class Conductor:
     async def refresh(self, server_id: str) -> list[dict[str, Any]]:
         """Ask the network service for the server's addresses and keep them; returns the new cache."""
         row = await self.world.db.first(select(SERVERS).where(SERVERS.c.id == server_id))
-        slots = [msgspec.convert(slot, NetworkSlot) for slot in (row or {}).get("slots") or []]
-        cache = await read_vifs(self.world.network, server_id, slots)
+        if row is None:
+            return []
+        slots = [msgspec.convert(slot, NetworkSlot) for slot in row["slots"] or []]
+        cache = await read_vifs(self.world.network, server_id, row["project_id"], slots)
 
         async def body(tx: Transaction) -> None:
             await keep_vifs(tx, server_id, cache)

@@ -11,6 +11,8 @@ class ComputeConfig(msgspec.Struct, forbid_unknown_fields=True):
 
     max_limit: int = 1000
     """Most entries of one page of a list."""
+    max_servers_at_once: int = 1000
+    """Most servers that one request makes, however much quota there is."""
     default_zone: str = "nova"
     """The availability zone of hosts that no aggregate puts into another."""
     service_down_after: float = 60.0

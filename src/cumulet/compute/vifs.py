@@ -25,10 +25,17 @@ async def keep_vifs(tx: Transaction, server_id: str, vifs: list[dict[str, Any]],
         await tx.insert(ADDRESSES, {"server_id": server_id, "network_id": network_id, "address": address})
 
 
-async def read_vifs(client: NetworkClient, server_id: str, slots: list[NetworkSlot]) -> list[dict[str, Any]]:
-    """The server's NICs in the order of its slots; later ones behind."""
-    ports = await client.ports(device_id=server_id, as_service=True)
+async def read_vifs(
+    client: NetworkClient, server_id: str, project_id: str, slots: list[NetworkSlot]
+) -> list[dict[str, Any]]:
+    """The server's NICs in the order of its slots; later ones behind.
+
+    Anybody may write anything into ``device_id`` of a port of theirs: a port of
+    another project is the server's only when it was asked for.
+    """
     order = {slot.port_id or slot.new_port_id: place for place, slot in enumerate(slots)}
+    found = await client.ports(device_id=server_id, as_service=True)
+    ports = [port for port in found if port.project_id == project_id or port.id in order]
     ports.sort(key=lambda port: (order.get(port.id, len(order)), port.id))
     tags = {slot.port_id or slot.new_port_id: slot.tag for slot in slots}
     wanted = sorted({group for port in ports for group in port.security_groups})

@@ -31,6 +31,8 @@ class Context(msgspec.Struct, frozen=True):
     token: str | None = None
     audit_id: str | None = None
     trust_id: str | None = None
+    accepted: bool = False
+    """Whether this is work that was accepted: only there may a service go on by its own right when the token ages."""
     base: str = ""
     """scheme://host[/prefix] that the client used, without the service's own path."""
 

@@ -21,6 +21,9 @@ import msgspec
 
 from cumulet.kernel import clock, context
 
+_ATTEMPT_DIGITS = 9
+"""Longer numbers of attempts are nobody's."""
+
 
 class Event(msgspec.Struct):
     """One step of one flow, as it travels to insight."""
@@ -172,6 +175,7 @@ def baggage() -> dict[str, str]:
 def resume(component: str, host: str, carried: dict[str, str]) -> Trace:
     """Make the flow that came with a message or request the running task's own."""
     attempt = carried.get("attempt", "1")
-    trace = Trace(component, host, carried.get("subject"), int(attempt) if attempt.isdigit() else 1)
+    number = int(attempt) if attempt.isdecimal() and len(attempt) <= _ATTEMPT_DIGITS else 1
+    trace = Trace(component, host, carried.get("subject"), number)
     _trace.set(trace)
     return trace

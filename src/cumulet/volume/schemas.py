@@ -59,6 +59,8 @@ _VOLUME_FIELDS = (
     Field("multiattach", nullable(LOOSE_BOOL), optional=True),
     Field("image_id", _NAME, optional=True, inner="imageRef"),
     Field("imageRef", _NAME, optional=True),
+    Field("project_id", text(1, 64), optional=True),  # our own, with the next: whom a service makes the volume for
+    Field("user_id", text(1, 64), optional=True),
 )
 _HINTS = (Field("OS-SCH-HNT:scheduler_hints", {"type": ["object", "null"]}, optional=True),)
 CREATE_VOLUME = Body("volume", *_VOLUME_FIELDS, beside=_HINTS)

@@ -132,7 +132,7 @@ async def _reader(cloud: TestCloud, admin: Caller, project_id: str) -> Caller:
     return await _caller(cloud, "looker", "demo")
 
 
-async def _image(cloud: TestCloud, token: str | None) -> str:
+async def new_image(cloud: TestCloud, token: str | None) -> str:
     made = await cloud.request(
         "POST", "/image/v2/images", {"name": "tiny", "disk_format": "raw", "container_format": "bare"}, token=token
     )
@@ -164,7 +164,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
             reader=await _reader(cloud, admin, demo.project_id),
             service=await _caller(cloud, "network", "service", secret),
             nobody=Caller(cloud, None),
-            image=await _image(cloud, demo.token),
+            image=await new_image(cloud, demo.token),
             network=networks["networks"][0]["id"],
         )
 

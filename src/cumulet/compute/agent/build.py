@@ -121,7 +121,7 @@ class BuildRun:
         trace.record("compute.fetched")
         caller = self.record.caller
         if caller is not None:
-            context.use(msgspec.structs.replace(caller, token=self.record.token))
+            context.use(msgspec.structs.replace(caller, token=self.record.token, accepted=True))
 
     async def _image(self) -> None:
         """Steps 20 to 22: metadata, then the bits, once per host."""
@@ -198,7 +198,8 @@ class BuildRun:
         if device.volume_id is not None:
             return device.volume_id
         mark = {"cumulet_block_device": device.id}
-        volumes = await self.tools.volume.volumes(metadata=mark)
+        # by project too: whoever knows the mark could give it to a volume of theirs
+        volumes = await self.tools.volume.volumes(metadata=mark, all_tenants="1", project_id=self.data.project_id)
         if not volumes:
             await self._fence(None)
             body: dict[str, Any] = {"size": device.size_gib, "metadata": mark}

@@ -129,12 +129,12 @@ async def _plan(compute: Compute, asker: Asker, body: Mapping[str, Any], multiat
     slots, ports = await networks.plan_slots(compute, context, wanted, count=most, allows=asker.allows)
     carried = await networks.names_of(compute, context, [one for port in ports for one in port.security_groups])
     group = await _group(compute, context, body.get("scheduler_hints") or {})
-    await _check_limits(compute, context, body, flavor, least, group)
+    fitting = await _check_limits(compute, context, body, flavor, least, most, group)
     made_here = any(slot.new_port_id for slot in slots)
     shown = (chosen or [{"name": "default"}]) if made_here else []
     return Plan(
         body, flavor, disks, slots, chosen, [*shown, *carried], key, group, zone, forced_host, forced_node,
-        destination, least, most, body.get("adminPass") or new_password(),
+        destination, least, fitting, body.get("adminPass") or new_password(),
     )  # fmt: skip
 
 
@@ -200,9 +200,15 @@ async def _group(compute: Compute, context: Context, hints: Mapping[str, Any]) -
 
 
 async def _check_limits(
-    compute: Compute, context: Context, body: Mapping[str, Any], flavor: Row, least: int, group: Row | None
-) -> None:
-    """Early answers about quota; the transaction decides again."""
+    compute: Compute,
+    context: Context,
+    body: Mapping[str, Any],
+    flavor: Row,
+    least: int,
+    most: int,
+    group: Row | None,
+) -> int:
+    """Early answers about quota; returns how many servers may fit. The transaction decides again."""
     project = context.project_id or ""
     allowed = await compute.quota.limits_of(compute.db, project)
     if 0 <= allowed["metadata_items"] < len(body.get("metadata") or {}):
@@ -216,13 +222,18 @@ async def _check_limits(
         if 0 <= allowed["injected_file_content_bytes"] < len(file.get("contents", "")) * 3 // 4:
             raise OverQuota(f"Personality file content exceeds maximum {allowed['injected_file_content_bytes']}")
     used = await compute.quota.used_of(compute.db, project)
-    asked = {name: each * least for name, each in limits.cost_of(flavor).items()}
+    cost = limits.cost_of(flavor)
+    asked = {name: each * least for name, each in cost.items()}
     if over := limits.exceeded(asked, used, allowed):
         raise OverQuota(limits.message_of(over), exceeded=over)
     if group is not None:
         members = (await groups.members_of(compute, [group["id"]]))[group["id"]]
         if 0 <= allowed["server_group_members"] < len(members) + least:
             raise OverQuota("Quota exceeded, too many servers in group", kind="GroupMemberLimitExceeded")
+    at_once = compute.settings.max_servers_at_once
+    if least > at_once:
+        raise Invalid(f"No more than {at_once} servers can be created by one request.")
+    return limits.fits(cost, used, allowed, min(most, at_once))
 
 
 def new_password() -> str:

@@ -264,7 +264,7 @@ class Api:
         )
         current = trace.current()
         if current is not None and not caller.is_service:
-            current.subject = None  # only a service may say whose flow this is: nobody writes into another's
+            current.subject, current.attempt = None, 1  # only a service may say whose flow this is
         if self.flow is not None and current is not None and (current.subject or self.flow.always):
             context.use(caller)
             spent = (clock.monotonic() - tick) * 1000

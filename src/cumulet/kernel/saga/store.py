@@ -181,4 +181,4 @@ class Journal:
             return None
         caller = msgspec.convert(row["caller"], Context)
         token = self._seal.open(row["token"]) if row["token"] else None
-        return msgspec.structs.replace(caller, token=token)
+        return msgspec.structs.replace(caller, token=token, accepted=True)

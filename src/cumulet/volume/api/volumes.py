@@ -73,6 +73,9 @@ async def create(request: Request) -> dict[str, Any]:
     for name, noun in (("consistencygroup_id", "Group"), ("group_id", "Group"), ("backup_id", "Backup")):
         if body.get(name):
             raise NotFound(f"{noun} {body[name]} could not be found.")
+    owner = [name for name in ("project_id", "user_id") if body.get(name)]
+    if owner and "service" not in request.context.roles:
+        raise Invalid(f"Only a service may say {' and '.join(owner)}.")
     row = await logic.create(request.service, request.context, body)
     return {"volume": request.render(VOLUME, _document(request, row), _target(row))}
 

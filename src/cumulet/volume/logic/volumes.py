@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from sqlalchemy import select
 
 from cumulet.client.image import ImageRecord
@@ -66,7 +67,13 @@ async def decorate(volume: Volume, rows: list[Row]) -> None:
 
 
 async def create(volume: Volume, caller: Context, body: Mapping[str, Any]) -> Row:
-    """A new volume in `creating`; ``body`` has the published names. Raises what is published for each mistake."""
+    """A new volume in `creating`; ``body`` has the published names. Raises what is published for each mistake.
+
+    The volume is the caller's, or that of the project and user that the body names.
+    """
+    owner = msgspec.structs.replace(
+        caller, project_id=body.get("project_id", caller.project_id), user_id=body.get("user_id", caller.user_id)
+    )
     sources = [name for name in ("snapshot_id", "source_volid", "imageRef") if body.get(name)]
     if len(sources) > 1:
         raise InvalidInput(f"Only one source of {', '.join(sources)} may be given.")
@@ -80,7 +87,7 @@ async def create(volume: Volume, caller: Context, body: Mapping[str, Any]) -> Ro
     multiattach = types.is_multiattach(kind)
     if multiattach:
         volume.policy.enforce("volume:multiattach", caller)
-    await _check_per_volume(volume, caller.project_id or "", size)
+    await _check_per_volume(volume, owner.project_id or "", size)
     origin = source or (await _any_volume(volume, snapshot["volume_id"]) if snapshot else None)
     image_words = _image_words(image) if image else dict((origin or {}).get("words", {}).get(words.IMAGE, {}))
     row: Row = {
@@ -89,8 +96,8 @@ async def create(volume: Volume, caller: Context, body: Mapping[str, Any]) -> Ro
         "description": body.get("description"),
         "status": CREATING,
         "size": size,
-        "project_id": caller.project_id,
-        "user_id": caller.user_id,
+        "project_id": owner.project_id,
+        "user_id": owner.user_id,
         "availability_zone": zone or volume.config.zone,
         "type_id": kind["id"],
         "multiattach": multiattach,
