@@ -43,9 +43,9 @@ def observe(api: Api, row: Route, request: Request, answer: Answer) -> None:
         _seen.add(id(api))
         known.update(name_of(api, one) for one in api.routes)
     status = answer.status or row.ok
-    if status not in _SUCCESS:
+    if status not in _SUCCESS and status != row.ok:
         return
-    used.add(name_of(api, row))
+    used.add(name_of(api, row))  # a route whose own status is a refusal is used by being refused
     if row.returns is None or answer.stream is not None or status in (204, 304) or request.method == "HEAD":
         return
     validator = _validators.get(id(row.returns))

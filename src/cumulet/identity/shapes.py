@@ -96,11 +96,27 @@ def _many(noun: Noun, name: str | None = None) -> Schema:
     return record({name: array(noun.shape), "links": _LINKS, "truncated": BOOL}, (name, "links"))
 
 
+_REFERENCE = record(_NAMED, ("id", "name"))
+_WITH_DOMAIN = record({**_NAMED, "domain": _REFERENCE}, ("id", "name", "domain"), open=True)
+_ENTRY = record(
+    {
+        "id": _TEXT, "type": _TEXT, "name": _TEXT,
+        "endpoints": array(
+            record(
+                {"id": _TEXT, "interface": _TEXT, "region_id": _MAYBE, "region": _MAYBE, "url": _TEXT},
+                ("id", "interface", "region_id", "region", "url"), open=True,
+            )
+        ),
+    },
+    ("id", "type", "endpoints"),
+    open=True,
+)  # fmt: skip
 _TOKEN = record(
     {
-        "methods": array(_TEXT), "user": _OBJECT, "audit_ids": array(_TEXT), "expires_at": _TEXT, "issued_at": _TEXT,
-        "project": _OBJECT, "domain": _OBJECT, "system": _OBJECT, "is_domain": BOOL, "roles": array(_OBJECT),
-        "catalog": array(_OBJECT),
+        "methods": array(_TEXT), "audit_ids": array(_TEXT), "expires_at": _TEXT, "issued_at": _TEXT,
+        "user": record({**_NAMED, "domain": _REFERENCE, "password_expires_at": _MAYBE}, ("id", "domain"), open=True),
+        "project": _WITH_DOMAIN, "domain": _REFERENCE, "system": record({"all": BOOL}, ("all",)), "is_domain": BOOL,
+        "roles": array(_REFERENCE), "catalog": array(_ENTRY),
     },
     ("methods", "user", "audit_ids", "expires_at", "issued_at"),
     open=True,
@@ -108,29 +124,102 @@ _TOKEN = record(
 _ASSIGNED = record({"role": _OBJECT, "user": _OBJECT, "group": _OBJECT, "scope": _OBJECT}, ("role", "scope"), open=True)
 _TAGS = record({"tags": array(_TEXT), "links": _OBJECT}, ("tags",))
 _CONFIG = record({"config": _OBJECT}, ("config",))
+_LINKED = record({**_NAMED, "links": _OBJECT}, ("id", "name", "links"))
+_INFERENCE = record({"prior_role": _LINKED, "implies": _LINKED}, ("prior_role", "implies"))
+_INFERENCES = record({"prior_role": _LINKED, "implies": array(_LINKED)}, ("prior_role", "implies"))
+_SHORT_ROLE = record({**_NAMED, "domain_id": _MAYBE, "links": _OBJECT, "options": _OBJECT}, ("id", "name"), open=True)
+_EC2 = record(
+    {"user_id": _TEXT, "tenant_id": _MAYBE, "access": _TEXT, "secret": _TEXT, "trust_id": _MAYBE, "links": _OBJECT},
+    ("user_id", "tenant_id", "access", "secret", "trust_id", "links"),
+)
+_ACCESS = record(
+    {
+        "id": _TEXT, "consumer_id": _TEXT, "project_id": _TEXT, "authorizing_user_id": _TEXT, "expires_at": _MAYBE,
+        "links": _OBJECT,
+    },
+    ("id", "consumer_id", "project_id", "authorizing_user_id", "expires_at", "links"),
+)  # fmt: skip
+_EVENT_NAMES = ("audit_id", "audit_chain_id", "user_id", "project_id", "domain_id", "role_id")
+_EVENT = record(
+    {**dict.fromkeys(_EVENT_NAMES, _TEXT), "issued_before": _TEXT, "revoked_at": _TEXT}, ("issued_before", "revoked_at")
+)
+_GROUP_OF_PROJECT = record(
+    {"endpoint_group_id": _TEXT, "project_id": _TEXT, "links": _OBJECT}, ("endpoint_group_id", "project_id", "links")
+)
+_POLICY, _ENDPOINT_GROUP = (next(one for one in _NOUNS if one.one == name) for name in ("policy", "endpoint_group"))
+
+
+def _only(name: str, shape: Schema, *more: str) -> Schema:
+    """A document of one member, and of links where ``more`` names them."""
+    return record({name: shape, **dict.fromkeys(more, _OBJECT)}, (name, *more))
+
+
+_GRANTS = [
+    *(f"/v3/{place}/{actor}" for place in ("projects/{project_id}", "domains/{domain_id}", "system")
+      for actor in ("users/{user_id}/roles", "groups/{group_id}/roles")),
+    *(f"/v3/OS-INHERIT/domains/{{domain_id}}/{actor}/roles/inherited_to_projects"
+      for actor in ("users/{user_id}", "groups/{group_id}")),
+]  # fmt: skip
+_CONFIGS = [f"/v3/domains/{place}" for place in (
+    "{domain_id}/config", "{domain_id}/config/{group}", "{domain_id}/config/{group}/{option}",
+    "config/default", "config/{group}/default", "config/{group}/{option}/default",
+)]  # fmt: skip
+_EC2_PLACE, _ACCESS_PLACE = "/v3/users/{user_id}/credentials/OS-EC2", "/v3/users/{user_id}/OS-OAUTH1/access_tokens"
+_TRUST_PLACE, _GROUP_PLACE = "/v3/OS-TRUST/trusts/{trust_id}", "/v3/OS-EP-FILTER/endpoint_groups/{endpoint_group_id}"
 _SPECIAL: dict[str, Schema] = {
-    "POST /v3/auth/tokens": record({"token": _TOKEN}, ("token",)),
-    "GET /v3/auth/tokens": record({"token": _TOKEN}, ("token",)),
+    "POST /v3/auth/tokens": _only("token", _TOKEN),
+    "GET /v3/auth/tokens": _only("token", _TOKEN),
     "GET /v3/auth/projects": _many(_PROJECT),
     "GET /v3/auth/domains": _many(_DOMAIN),
-    "GET /v3/auth/catalog": record({"catalog": array(_OBJECT), "links": _LINKS}, ("catalog", "links")),
+    "GET /v3/auth/catalog": _only("catalog", array(_ENTRY), "links"),
+    "GET /v3/auth/system": _only("system", array(record({"all": BOOL}, ("all",))), "links"),
     "GET /v3/users/{user_id}/groups": _many(_GROUP),
     "GET /v3/users/{user_id}/projects": _many(_PROJECT),
     "GET /v3/groups/{group_id}/users": _many(_USER),
     "GET /v3/projects/{project_id}/tags": _TAGS,
     "PUT /v3/projects/{project_id}/tags": _TAGS,
-    "GET /v3/role_inferences": record({"role_inferences": array(_OBJECT)}, ("role_inferences",), open=True),
+    "GET /v3/roles/{role_id}/implies": _only("role_inference", _INFERENCES, "links"),
+    **{f"{verb} /v3/roles/{{role_id}}/implies/{{implied_role_id}}": _only("role_inference", _INFERENCE, "links")
+       for verb in ("GET", "PUT")},
+    "GET /v3/role_inferences": _only("role_inferences", array(_INFERENCES)),
     "GET /v3/role_assignments": record(
         {"role_assignments": array(_ASSIGNED), "links": _LINKS, "truncated": BOOL}, ("role_assignments", "links")
     ),
+    **{f"GET {place}": _many(_ROLE) for place in _GRANTS},
     "GET /v3/OS-EP-FILTER/projects/{project_id}/endpoints": _many(_ENDPOINT),
     "GET /v3/OS-EP-FILTER/endpoints/{endpoint_id}/projects": _many(_PROJECT),
-    "GET /v3/limits/model": record({"model": record({"name": _TEXT, "description": _TEXT}, ("name",))}, ("model",)),
-    "PUT /v3/domains/{domain_id}/config": _CONFIG,
-    "GET /v3/domains/{domain_id}/config": _CONFIG,
-    "PATCH /v3/domains/{domain_id}/config": _CONFIG,
-    "GET /v3/domains/config/default": _CONFIG,
-}
+    "GET /v3/OS-EP-FILTER/projects/{project_id}/endpoint_groups": _many(_ENDPOINT_GROUP),
+    f"GET {_GROUP_PLACE}/endpoints": _many(_ENDPOINT),
+    f"GET {_GROUP_PLACE}/projects": _many(_PROJECT),
+    f"GET {_GROUP_PLACE}/projects/{{project_id}}": _only("project_endpoint_group", _GROUP_OF_PROJECT),
+    "GET /v3/policies/{policy_id}/OS-ENDPOINT-POLICY/endpoints": _many(_ENDPOINT),
+    "GET /v3/endpoints/{endpoint_id}/OS-ENDPOINT-POLICY/policy": _one(_POLICY),
+    "GET /v3/limits/model": _only("model", record({"name": _TEXT, "description": _TEXT}, ("name",))),
+    **{f"{verb} {place}": _CONFIG for verb in ("GET", "PUT", "PATCH") for place in _CONFIGS},
+    "GET /v3/OS-FEDERATION/projects": _many(_PROJECT),
+    "GET /v3/OS-FEDERATION/domains": _many(_DOMAIN),
+    f"GET {_TRUST_PLACE}/roles": _only("roles", array(_SHORT_ROLE), "links"),
+    f"GET {_TRUST_PLACE}/roles/{{role_id}}": _only("role", _SHORT_ROLE),
+    f"GET {_EC2_PLACE}": _only("credentials", array(_EC2), "links"),
+    f"POST {_EC2_PLACE}": _only("credential", _EC2),
+    f"GET {_EC2_PLACE}/{{credential_id}}": _only("credential", _EC2),
+    "POST /v3/ec2tokens": _only("token", _TOKEN),
+    "POST /v3/s3tokens": _only("token", _TOKEN),
+    "PUT /v3/OS-OAUTH1/authorize/{request_token_id}": _only(
+        "token", record({"oauth_verifier": _TEXT}, ("oauth_verifier",))
+    ),
+    f"GET {_ACCESS_PLACE}": _only("access_tokens", array(_ACCESS), "links"),
+    f"GET {_ACCESS_PLACE}/{{access_token_id}}": _only("access_token", _ACCESS),
+    f"GET {_ACCESS_PLACE}/{{access_token_id}}/roles": _only("roles", array(_SHORT_ROLE), "links"),
+    f"GET {_ACCESS_PLACE}/{{access_token_id}}/roles/{{role_id}}": _only("role", _SHORT_ROLE),
+    "POST /v3/OS-OAUTH2/token": record(
+        {"access_token": _TEXT, "token_type": {"const": "Bearer"}, "expires_in": COUNT},
+        ("access_token", "token_type", "expires_in"),
+    ),
+    "GET /v3/OS-REVOKE/events": _only("events", array(_EVENT), "links"),
+    "GET /v3/cumulet/revocations": record({"sequence": COUNT, "revoked": array(_OBJECT)}, ("sequence", "revoked")),
+    "POST /v3/cumulet/token-keys": _only("keys", COUNT),
+}  # fmt: skip
 
 
 def shapes(at: list[str]) -> dict[str, Schema]:

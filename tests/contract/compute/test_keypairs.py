@@ -42,6 +42,9 @@ async def test_a_key_is_generated_until_2_91(world: World) -> None:
     assert "private_key" not in (await world.demo.get("/os-keypairs/made")).json["keypair"]
     assert (await world.demo.post("/os-keypairs", {"keypair": {"name": "later"}})).status == 400
     assert (await world.demo.at("2.1").delete("/os-keypairs/made")).status == 202
+    oldest = await world.demo.at("2.1").post("/os-keypairs", {"keypair": {"name": "made"}})
+    assert (oldest.status, "type" in oldest.json["keypair"]) == (200, False)
+    assert (await world.demo.at("2.1").delete("/os-keypairs/made")).status == 202
 
 
 async def test_certificates(world: World) -> None:

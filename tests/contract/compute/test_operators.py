@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.contract.compute.conftest import World
+from tests.cloud import Reply, running_cloud
+from tests.contract.compute.conftest import DEADLINE, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NOWHERE = "11111111-1111-4111-8111-111111111111"
@@ -67,6 +70,24 @@ async def test_a_host_with_servers_is_not_forgotten(world: World, kept: dict[str
     assert (await world.admin.delete(f"/os-services/{NOWHERE}")).status == 404
 
 
+async def test_a_host_without_servers_is_forgotten(tmp_path: Path) -> None:
+    async with running_cloud(tmp_path) as cloud:
+        token = await cloud.login("admin")
+        headers = {"openstack-api-version": "compute 2.104"}
+
+        async def ask(method: str, path: str) -> Reply:
+            return await cloud.request(method, f"/compute/v2.1/os-services{path}", token=token, headers=headers)
+
+        async with asyncio.timeout(DEADLINE):
+            while not (found := (await ask("GET", "?binary=nova-compute")).json["services"]):
+                await asyncio.sleep(0.02)  # until the agent has reported
+        (service,) = found
+        assert (await ask("DELETE", f"/{service['id']}")).status == 204
+        assert service["id"] not in {one["id"] for one in (await ask("GET", "?binary=nova-compute")).json["services"]}
+        assert (await ask("DELETE", f"/{service['id']}")).status == 404
+        assert (await ask("DELETE", "/1")).status == 400
+
+
 async def test_hypervisors(world: World, kept: dict[str, Any]) -> None:
     admin = world.admin
     (brief,) = (await admin.get("/os-hypervisors")).json["hypervisors"]
@@ -91,6 +112,10 @@ async def test_hypervisors(world: World, kept: dict[str, Any]) -> None:
     assert (await admin.get("/os-hypervisors?hypervisor_hostname_pattern=none")).status == 404
     assert (await admin.get("/os-hypervisors?hypervisor_hostname_pattern=node&limit=1")).status == 400
     assert (await admin.at("2.52").get("/os-hypervisors/node/servers")).json["hypervisors"][0]["servers"]
+    by_name = (await admin.at("2.52").get("/os-hypervisors/node/search")).json["hypervisors"]
+    assert by_name == [{"id": number, "hypervisor_hostname": "node-1", "state": "up", "status": "enabled"}]
+    assert (await admin.at("2.52").get("/os-hypervisors/none/search")).status == 404
+    assert (await admin.get("/os-hypervisors/node/search")).status == 404
     statistics = (await admin.at("2.87").get("/os-hypervisors/statistics")).json["hypervisor_statistics"]
     assert statistics["count"] == 1
     assert (await admin.get("/os-hypervisors/statistics")).status == 404
@@ -130,6 +155,8 @@ async def test_an_aggregate_moves_its_hosts_into_its_zone(world: World) -> None:
     set_ = await admin.post(f"{path}/action", {"set_metadata": {"metadata": {"ssd": "yes", "none": None}}})
     assert set_.json["aggregate"]["metadata"] == {"availability_zone": "east", "ssd": "yes"}
     assert (await admin.delete(path)).status == 400
+    shown = (await admin.get(path)).json["aggregate"]
+    assert (shown["hosts"], shown["metadata"]) == (["node-1"], {"availability_zone": "east", "ssd": "yes"})
     removed = await admin.post(f"{path}/action", {"remove_host": {"host": "node-1"}})
     assert removed.json["aggregate"]["hosts"] == []
     assert (await compute_service(world))["zone"] == "nova"

@@ -429,5 +429,7 @@ async def test_an_application_credential_is_a_client_of_oauth2(identity: Identit
         assert (refused.status, refused.json["error"]) == (status, error)
         assert refused.json["error_description"]
     assert refused.headers.get("www-authenticate") is None
-    other = await identity.cloud.request("GET", "/identity/v3/OS-OAUTH2/token")
-    assert (other.status, other.json["error"]) == (405, "other_error")
+    for verb in ("GET", "PUT", "PATCH", "DELETE"):
+        other = await identity.cloud.request(verb, "/identity/v3/OS-OAUTH2/token")
+        assert (other.status, other.json["error"]) == (405, "other_error")
+    assert (await identity.cloud.request("HEAD", "/identity/v3/OS-OAUTH2/token")).status == 405

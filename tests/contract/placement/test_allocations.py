@@ -226,3 +226,51 @@ async def test_the_reshaper_moves_inventory_with_its_claims(two: Api) -> None:
     assert (await two.post("/reshaper", body)).status == 204
     assert (await two.get(f"/resource_providers/{A}/usages")).json["usages"] == {"DISK_GB": 20}
     assert (await two.get(f"/resource_providers/{B}/usages")).json["usages"] == {"VCPU": 2}
+
+
+@pytest.mark.parametrize("version", ["1.13", "1.27", "1.28", "1.33", "1.34", "1.37"])
+async def test_several_consumers_at_once_in_older_forms(two: Api, version: str) -> None:
+    """As the published history of versions says: generations from 1.28, mappings from 1.34, types from 1.38."""
+    api = two.at(version)
+    minor = int(version.partition(".")[2])
+    more = {"consumer_generation": None} if minor >= 28 else {}
+    claim = {"allocations": {A: held(VCPU=2)}, "project_id": "p1", "user_id": "u1", **more}
+    assert (await api.post("/allocations", {ONE: claim, TWO: {**claim, "consumer_type": "INSTANCE"}})).status == 400
+    mapped = {**claim, "mappings": {"": [A]}}
+    assert (await api.post("/allocations", {ONE: claim, TWO: mapped})).status == (204 if minor >= 34 else 400)
+    if minor < 34:
+        assert (await api.post("/allocations", {ONE: claim, TWO: claim})).status == 204
+    shown = (await two.get(f"/allocations/{TWO}")).json
+    assert (shown["allocations"][A]["resources"], shown["consumer_type"]) == ({"VCPU": 2}, "unknown")
+    refused = await api.post("/allocations", {NIL: {**claim, "allocations": {A: held(VCPU=5)}}})
+    assert (refused.status, "would exceed the capacity" in refused.json["errors"][0]["detail"]) == (409, True)
+
+
+@pytest.mark.parametrize("version", ["1.28", "1.33", "1.34", "1.37"])
+async def test_one_consumer_in_older_forms(two: Api, version: str) -> None:
+    api = two.at(version)
+    claim = {"allocations": {A: held(VCPU=2)}, "project_id": "p1", "user_id": "u1", "consumer_generation": None}
+    assert (await api.put(f"/allocations/{ONE}", {**claim, "consumer_type": "INSTANCE"})).status == 400
+    assert (await api.put(f"/allocations/{ONE}", {**claim, "consumer_generation": 7})).status == 409
+    assert (await api.put(f"/allocations/{ONE}", claim)).status == 204
+    assert (await api.put(f"/allocations/{ONE}", claim)).status == 409
+    shown = (await api.get(f"/allocations/{ONE}")).json
+    assert (shown["consumer_generation"], "consumer_type" in shown) == (1, False)
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.33", "1.34", "1.37"])
+async def test_the_reshaper_in_older_forms(two: Api, version: str) -> None:
+    await put(two, ONE, {A: held(VCPU=2)})
+    claim = {"allocations": {B: held(VCPU=2)}, "project_id": "p1", "user_id": "u1", "consumer_generation": 1}
+    generations = {one: await two.generation(one) for one in (A, B)}
+    body = {
+        "inventories": {
+            A: {"resource_provider_generation": generations[A], "inventories": {}},
+            B: {"resource_provider_generation": generations[B], "inventories": {"VCPU": {"total": 8}}},
+        },
+        "allocations": {ONE: claim},
+    }
+    typed = {**body, "allocations": {ONE: {**claim, "consumer_type": "INSTANCE"}}}
+    assert (await two.at(version).post("/reshaper", typed)).status == 400
+    assert (await two.at(version).post("/reshaper", body)).status == 204
+    assert (await two.get(f"/resource_providers/{B}/usages")).json["usages"] == {"VCPU": 2}
