@@ -24,7 +24,7 @@ from cumulet.compute.sagas.world import World
 from cumulet.compute.scheduler.rpc import HOSTS as SCHEDULER_HOSTS
 from cumulet.compute.scheduler.rpc import REPORT as SCHEDULER_REPORT
 from cumulet.compute.scheduler.rpc import AskHosts, HostReport, Hosts
-from cumulet.compute.states import SERVER
+from cumulet.compute.states import BETWEEN_HOSTS, RESIZED, SERVER
 from cumulet.compute.vifs import keep_vifs, read_vifs
 from cumulet.kernel import clock, ids, trace
 from cumulet.kernel.bus import Bus, Method, Subscription
@@ -194,13 +194,16 @@ class Conductor:
             select(SERVERS).where(SERVERS.c.host == told.host, SERVERS.c.deleted_at.is_(None))
         )
         rows = {row["id"]: row for row in known}
-        remove = []
+        remove, attempts = [], {}
         for server_id in here.keys() - rows.keys():
             row = await self.world.db.first(select(SERVERS).where(SERVERS.c.id == server_id))
             if row is None and self._restored is not None and self._restored.exists():
                 _log.warning("guest of %s on %s is unknown to the restored records and stays", server_id, told.host)
             elif row is None or (row["deleted_at"] is not None and row["deleted_at"] < clock.now() - 30):
                 remove.append(server_id)
+            elif row["deleted_at"] is None and self._is_stale(here[server_id], row):
+                remove.append(server_id)
+                attempts[server_id] = here[server_id].attempt
         start = []
         for server_id, row in rows.items():
             guest = here.get(server_id)
@@ -214,7 +217,18 @@ class Conductor:
                     await self.power_changed(rpc.PowerChanged(told.host, server_id, guest.power_state))
             elif guest.power_state != row["power_state"]:
                 await self.power_changed(rpc.PowerChanged(told.host, server_id, guest.power_state))
-        return rpc.Verdict(remove=remove, start=start)
+        return rpc.Verdict(remove=remove, start=start, attempts=attempts)
+
+    def _is_stale(self, guest: rpc.GuestReport, row: Row) -> bool:
+        """Whether a guest is what an earlier attempt left on a host that was silent then.
+
+        A server's row names its host before anything is built there, so a guest
+        anywhere else is of the past, unless the records are (after a restore) or
+        the server is between two hosts.
+        """
+        if self._restored is not None and self._restored.exists():
+            return False
+        return guest.attempt <= row["attempt"] and row["vm_state"] != RESIZED and row["task_state"] not in BETWEEN_HOSTS
 
     async def power_changed(self, told: rpc.PowerChanged) -> rpc.Nothing:
         """A guest changed by itself: its server shows it, unless an operation is at work."""

@@ -153,6 +153,8 @@ class Verdict(msgspec.Struct, frozen=True):
     """Servers that should not be on this host: ensure their absence."""
     start: list[str] = []
     """Servers that should run and do not."""
+    attempts: dict[str, int] = {}
+    """Of those to remove that live elsewhere: the newest attempt that must go."""
 
 
 class PowerChanged(msgspec.Struct, frozen=True):

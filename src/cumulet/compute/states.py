@@ -51,6 +51,9 @@ _HARD = (REBOOTING_HARD, REBOOT_PENDING_HARD, REBOOT_STARTED_HARD)
 _RESIZE = ("resize_prep", "resize_migrating", "resize_migrated", "resize_finish")
 _REBUILD = ("rebuilding", "rebuild_block_device_mapping", "rebuild_spawning")
 
+BETWEEN_HOSTS: Final = frozenset({"migrating", *_RESIZE, "resize_reverting", "rebuilding"})
+"""Marks under which a server may have a guest on a host that is not its own."""
+
 LIVE: Final = frozenset({ACTIVE, PAUSED, SUSPENDED, STOPPED})
 PLUGGABLE: Final = frozenset({ACTIVE, PAUSED, STOPPED, RESIZED, SOFT_DELETED, SHELVED, SHELVED_OFFLOADED})
 _WHILE_REBOOT = frozenset({*_SOFT, *_HARD, "resuming", "unpausing", "pausing", "suspending"})

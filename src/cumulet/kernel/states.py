@@ -18,6 +18,8 @@ from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.errors import Conflict
 
 ANY = frozenset({"*"})
+DELETING = "deleting"
+"""The busy mark that only a delete ends (where marks have a column of their own)."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,21 @@ class Life:
         return row
 
     async def finish(self, tx: Transaction, name: str, id: str, *, ends: str | None = None, **values: Any) -> bool:
-        """End a begun action in its own end state (or ``ends``); False when the resource is gone."""
+        """End a begun action in its own end state (or ``ends``); False when the resource is gone.
+
+        False, and nothing changes, too when the action showed a mark of its own
+        and a delete began meanwhile: what ends then is not what goes on.
+        """
         action = self.actions[name]
         changes = dict(values)
         end = ends or action.ends
         if end is not None:
             changes[self.state_column] = end
+        statement = self.table.update().where(self.table.c.id == id)
         if self.busy_column:
             changes[self.busy_column] = None
-        statement = self.table.update().where(self.table.c.id == id)
+            if action.busy not in (None, DELETING):
+                statement = statement.where(self.table.c[self.busy_column].is_distinct_from(DELETING))
         return bool(await tx.run(statement.values(**changes, updated_at=clock.now())))
 
     async def progress(self, tx: Transaction, name: str, id: str, busy: str) -> bool:
@@ -97,7 +105,7 @@ class Life:
         assert self.busy_column is not None
         assert name in self.actions
         column = self.table.c[self.busy_column]
-        statement = self.table.update().where(self.table.c.id == id, column.is_not(None), column != "deleting")
+        statement = self.table.update().where(self.table.c.id == id, column.is_not(None), column != DELETING)
         return bool(await tx.run(statement.values({self.busy_column: busy, "updated_at": clock.now()})))
 
     def _word(self, plain: str) -> str:

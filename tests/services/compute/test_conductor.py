@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cumulet.compute.conductor import Conductor
-from cumulet.compute.models import BLOCK_DEVICES, SERVERS
+from cumulet.compute.models import BLOCK_DEVICES, SAGAS, SERVERS
 from cumulet.compute.sagas.world import set_fault
 from cumulet.kernel import clock
 from cumulet.kernel.loops import Loop
@@ -74,7 +74,17 @@ async def test_what_hosts_and_users_are_told(tmp_path: Path) -> None:
         assert row is not None
         assert row["fault"]["message"] == long
 
-        await cloud.request("DELETE", f"/compute/v2.1/servers/{server_id}", token=token)
+        # a delete that is asked for twice goes on, also that of a server in ERROR
+        await conductor.engine.stop()
+        admin = await cloud.login("admin")
+        path = f"/compute/v2.1/servers/{server_id}"
+        reset = await cloud.request("POST", f"{path}/action", {"os-resetState": {"state": "error"}}, token=admin)
+        assert reset.status == 202
+        for _ in range(2):
+            assert (await cloud.request("DELETE", path, token=token)).status == 204
+        deletes = SAGAS.select().where(SAGAS.c.subject == server_id, SAGAS.c.name == "compute.delete_server")
+        assert [saga["cancel"] for saga in await conductor.world.db.all(deletes)] == [False]
+        await conductor.engine.start()
         async with asyncio.timeout(20):
             while (await cloud.request("GET", f"/compute/v2.1/servers/{server_id}", token=token)).status != 404:
                 await asyncio.sleep(0.02)

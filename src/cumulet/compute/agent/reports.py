@@ -73,7 +73,7 @@ class Reporter:
         verdict = await tools.bus.call(rpc.REPORT, told)
         for server_id in verdict.remove:
             _log.warning("guest of %s is not in the records of this host: it is removed", server_id)
-            await self._agent.ensure_absent(rpc.EnsureAbsent(server_id))
+            await self._agent.ensure_absent(rpc.EnsureAbsent(server_id, verdict.attempts.get(server_id, 0)))
         for server_id in verdict.start:
             _log.warning("guest of %s should run: it is started", server_id)
             await self._agent.power(rpc.Power(server_id, "start"))

@@ -8,6 +8,7 @@ the saga that does it is written.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -32,6 +33,7 @@ from cumulet.kernel.context import Context
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.errors import Conflict, Fault, Forbidden, Internal, Invalid, NotFound, of_status
 
+DELETE: Final = str(SERVER.actions["delete"].saga)
 Prepare = Callable[[Transaction, Row], Awaitable[msgspec.Struct]]
 POWER: Final = {
     "start": ("start", "start"),
@@ -42,6 +44,10 @@ POWER: Final = {
 """action of the states' table → (the saga's action, the recorded one)."""
 _VOLUME_WORK: Final = {ATTACH_VOLUME.name: "attaching", DETACH_VOLUME.name: "detaching"}
 """saga → the status that the volume has meanwhile."""
+
+
+class _GoesOn(Exception):
+    """A delete of the server is at work: nothing is to be begun."""
 
 
 async def start(
@@ -87,10 +93,14 @@ async def delete(compute: Compute, context: Context, server_id: str) -> None:
 
     async def prepare(tx: Transaction, before: Row) -> DeleteServer:
         if before["saga_id"]:
+            current = await tx.first(select(SAGAS.c.name, SAGAS.c.state).where(SAGAS.c.id == before["saga_id"]))
+            if current is not None and (current["name"], current["state"]) == (DELETE, "ready"):
+                raise _GoesOn
             await compute.sagas.cancel(tx, before["saga_id"])
         return DeleteServer(server_id)
 
-    await start(compute, context, server_id, "delete", "delete", prepare, remember=True)
+    with suppress(_GoesOn):
+        await start(compute, context, server_id, "delete", "delete", prepare, remember=True)
 
 
 async def power(compute: Compute, context: Context, server_id: str, action: str) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SERVER_GROUPS, SERVERS
 from cumulet.compute.rpc import BUILD, ENSURE_ABSENT, Build, EnsureAbsent
 from cumulet.compute.sagas.params import CreateServer
-from cumulet.compute.sagas.world import World, set_fault
+from cumulet.compute.sagas.world import DEAD_AFTER, World, set_fault
 from cumulet.compute.scheduler.rpc import RELEASE, SELECT_AND_CLAIM, GroupWish, ReleaseHost, SelectHost
 from cumulet.compute.states import SERVER
 from cumulet.compute.vifs import keep_vifs
@@ -35,7 +35,7 @@ async def claim_host(run: Run) -> dict[str, Any]:
         selection = await world.bus.call(SELECT_AND_CLAIM, request, timeout=30.0)
 
     async def record(tx: Transaction) -> bool:
-        """Anti-affinity is decided here, where two servers of a group can't both win."""
+        """Affinity and its opposite are decided here, where two servers of a group can't both win."""
         fits = selection.host is None or await _group_allows(tx, server, selection.host)
         chosen: dict[str, Any] = {"host": None, "node": None}
         if selection.host is not None and fits:
@@ -50,10 +50,10 @@ async def claim_host(run: Run) -> dict[str, Any]:
     fits = await world.db.run(record, durable=False)
     if selection.host is None:
         reason = run.notes.get("last_reason")
-        tried = f" After {run.attempt - 1} failed build(s), the last because: {reason}" if reason else ""
+        tried = f" After {_failures(run)} failed build(s), the last because: {reason}" if reason else ""
         raise Failed(f"No valid host was found. {selection.reason}{tried}".strip(), step="scheduler.select")
     if not fits:
-        raise RetryFrom("host", "Anti-affinity server group policy was violated.", tried=[selection.host])
+        raise RetryFrom("host", "The policy of the server group was violated.", tried=[selection.host])
     return {"host": selection.host, "node": selection.node}
 
 
@@ -75,6 +75,9 @@ async def build(run: Run) -> dict[str, Any]:
     told = server["built"]
     if told is None or told["attempt"] != run.attempt:
         host = run.outputs["host"]["host"]
+        if _failures(run) + 1 < world.max_attempts and await _is_lost(run, host):
+            reason = f"Host {host} does not answer."
+            raise RetryFrom("host", reason, tried=[host], last_reason=reason, failures=_failures(run) + 1)
         casts = run.notes.get("casts", 0) if run.notes.get("cast_attempt") == run.attempt else 0
         if casts == 0:
             trace.record("rpc.build", detail={"to": host})
@@ -84,9 +87,36 @@ async def build(run: Run) -> dict[str, Any]:
     if told["error"] is None:
         return {"root_device": told["root_device"]}
     reason = f"{told['step']} failed on {told['host']}: {told['error']}" if told["step"] else told["error"]
-    if told["retryable"] and run.attempt < world.max_attempts:
-        raise RetryFrom("host", reason, tried=[told["host"]], last_reason=reason)
+    if told["retryable"] and _failures(run) + 1 < world.max_attempts:
+        raise RetryFrom("host", reason, tried=[told["host"]], last_reason=reason, failures=_failures(run) + 1)
     raise Failed(reason, step=told["step"], host=told["host"])
+
+
+def _failures(run: Run) -> int:
+    """How many builds failed: a host that was lost to another member of the group is an attempt, but no build."""
+    failures: int = run.notes.get("failures", 0)
+    return failures
+
+
+async def _is_lost(run: Run, host: str) -> bool:
+    """Whether a host that was told to build is given up: declared down, or silent for two times the usual.
+
+    The second time is this saga's own, so that a cloud which was down as a whole
+    waits for its hosts. A user's volume is never taken elsewhere because of silence.
+    """
+    world: World = run.world
+    worked = clock.now() - run.since
+    if not await world.host_is_dead(host):
+        run.notes.pop("silent_from", None)
+        return False
+    if await world.host_is_declared_down(host):
+        return True
+    if run.notes.get("silent_attempt") != run.attempt or "silent_from" not in run.notes:
+        run.notes.update(silent_from=worked, silent_attempt=run.attempt)
+    devices = await world.devices(run.subject)
+    if any(one["destination_type"] == "volume" and not one["created_by_us"] for one in devices):
+        return False
+    return bool(worked - run.notes["silent_from"] > DEAD_AFTER)
 
 
 async def unbuild(run: Run) -> None:
@@ -111,7 +141,7 @@ async def activate(run: Run) -> None:
     world: World = run.world
 
     async def record(tx: Transaction) -> None:
-        await SERVER.finish(
+        active = await SERVER.finish(
             tx,
             "create",
             run.subject,
@@ -120,7 +150,8 @@ async def activate(run: Run) -> None:
             root_device_name=run.outputs["build"]["root_device"],
             fault=None,
         )
-        await world.outbox.add(tx, "instance.create.end", {"server_id": run.subject, "attempt": run.attempt})
+        if active:
+            await world.outbox.add(tx, "instance.create.end", {"server_id": run.subject, "attempt": run.attempt})
 
     run.commit(record)
     trace.record("server.active")
@@ -152,10 +183,12 @@ async def drop_devices(world: World, server_id: str, *, finally_: bool = False) 
 
     ``finally_`` also deletes volumes marked ``delete_on_termination`` (a server's delete).
     """
+    row = await world.db.first(select(SERVERS.c.attempt).where(SERVERS.c.id == server_id))
+    newest = max(world.max_attempts, row["attempt"] if row is not None else 0)
     for device in await world.devices(server_id):
         if device["destination_type"] != "volume":
             continue
-        for attempt in range(1, world.max_attempts + 1):
+        for attempt in range(1, newest + 1):
             await world.drop_attachment(attachment_of(server_id, device["id"], attempt))
         await world.drop_attachment(device["attachment_id"])
         made = device["created_by_us"] and (not finally_ or device["delete_on_termination"])
@@ -214,14 +247,16 @@ async def _group_wish(world: World, server: Row) -> GroupWish | None:
 
 
 async def _group_allows(tx: Transaction, server: Row, host: str) -> bool:
-    """Whether anti-affinity lets one more member of the server's group onto this host."""
+    """Whether the policy of the server's group lets one more member onto this host."""
     if server["server_group_id"] is None:
         return True
     group = await tx.first(select(SERVER_GROUPS).where(SERVER_GROUPS.c.id == server["server_group_id"]))
-    if group is None or group["policy"] != "anti-affinity":
+    if group is None or group["policy"] not in ("affinity", "anti-affinity"):
         return True
-    there = [row for row in await tx.all(_members_of(server)) if row["host"] == host]
-    return len(there) < int((group["rules"] or {}).get("max_server_per_host", 1))
+    hosts = [row["host"] for row in await tx.all(_members_of(server)) if row["host"]]
+    if group["policy"] == "affinity":
+        return set(hosts) <= {host}
+    return hosts.count(host) < int((group["rules"] or {}).get("max_server_per_host", 1))
 
 
 def _members_of(server: Row) -> Any:

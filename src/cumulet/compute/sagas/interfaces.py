@@ -13,6 +13,7 @@ from cumulet.compute.sagas.params import AttachInterface, DetachInterface
 from cumulet.compute.sagas.world import World, gone_is_fine, set_fault
 from cumulet.compute.vifs import keep_vifs
 from cumulet.kernel.db import Transaction
+from cumulet.kernel.errors import Unavailable
 from cumulet.kernel.saga import Cancelled, Failed, Run, Saga, Step, Wait
 
 
@@ -32,7 +33,10 @@ async def unplug(run: Run) -> None:
     """The NIC is out of the guest; a port of ours is deleted, the user's is let go."""
     world: World = run.world
     slot = run.params.slot
-    await _release(world, run.subject, slot.port_id or slot.new_port_id, delete=slot.new_port_id is not None)
+    try:
+        await _release(world, run.subject, slot.port_id or slot.new_port_id, delete=slot.new_port_id is not None)
+    except Unavailable:  # its host is silent, and its guest may have the NIC
+        raise Wait(10.0) from None
 
 
 async def record_slot(run: Run) -> None:
@@ -83,10 +87,7 @@ async def _release(world: World, server_id: str, port_id: str, *, delete: bool) 
     port = await gone_is_fine(world.network.port(port_id, as_service=True))
     if port is None or port.device_id != server_id:
         return
-    row = await world.db.first(select(SERVERS.c.host).where(SERVERS.c.id == server_id))
-    if row is not None and row["host"]:
-        request = UnplugPort(server_id, port_id, port.mac_address)
-        await world.on_host(UNPLUG_PORT, request, row["host"], timeout=120.0)
+    await world.out_of_guest(UNPLUG_PORT, UnplugPort(server_id, port_id, port.mac_address), server_id)
     if delete:
         await gone_is_fine(world.network.delete_port(port_id, as_service=True))
     else:

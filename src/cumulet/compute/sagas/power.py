@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from cumulet.compute.models import SERVERS
 from cumulet.compute.rpc import POWER, Power
 from cumulet.compute.sagas.params import PowerServer
 from cumulet.compute.sagas.world import World, set_fault
-from cumulet.compute.states import SERVER
+from cumulet.compute.states import DELETING, SERVER
 from cumulet.kernel.db import Transaction
 from cumulet.kernel.saga import Failed, Run, Saga, Step
 
@@ -38,9 +39,8 @@ async def mark_failed(run: Run, failed: Failed) -> None:
     """The server stays what it was; the fault says why."""
 
     async def record(tx: Transaction) -> None:
-        from cumulet.compute.models import SERVERS
-
-        await tx.run(SERVERS.update().where(SERVERS.c.id == run.subject).values(task_state=None))
+        mine = (SERVERS.c.id == run.subject) & SERVERS.c.task_state.is_distinct_from(DELETING)
+        await tx.run(SERVERS.update().where(mine).values(task_state=None))
         await set_fault(tx, run.subject, failed.message)
 
     run.commit(record)

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from sqlalchemy import select
 
-from cumulet.compute.models import BLOCK_DEVICES, SAGAS, SERVERS
+from cumulet.compute.models import BLOCK_DEVICES, SAGAS
 from cumulet.compute.rpc import PLUG_VOLUME, UNPLUG_VOLUME, PlugVolume, UnplugVolume
 from cumulet.compute.sagas.params import AttachVolume, DetachVolume
 from cumulet.compute.sagas.world import World, gone_is_fine, set_fault
 from cumulet.kernel.db import Transaction
-from cumulet.kernel.errors import NotFound
+from cumulet.kernel.errors import Invalid, NotFound, Unavailable
 from cumulet.kernel.saga import Cancelled, Failed, Run, Saga, Step, Wait
 
 
@@ -45,15 +47,21 @@ async def unplug_alone(run: Run) -> None:
     for other in await run.world.db.all(others, point=True):
         if other["params"]["block_device_id"] == run.params.block_device_id:
             raise Wait(0.2)
+    await begin_detach(run)
     await unplug(run)
 
 
 async def unplug(run: Run) -> None:
-    world: World = run.world
-    row = await world.db.first(select(SERVERS.c.host).where(SERVERS.c.id == run.subject))
-    if row is not None and row["host"]:
-        request = UnplugVolume(run.subject, run.params.volume_id, run.params.attachment_id)
-        await world.on_host(UNPLUG_VOLUME, request, row["host"], timeout=120.0)
+    request = UnplugVolume(run.subject, run.params.volume_id, run.params.attachment_id)
+    await run.world.out_of_guest(UNPLUG_VOLUME, request, run.subject)
+
+
+async def unplug_again(run: Run) -> None:
+    """An attach is taken back: for as long as the host is silent, its guest may have the volume."""
+    try:
+        await unplug(run)
+    except Unavailable:
+        raise Wait(10.0) from None
 
 
 async def complete(run: Run) -> None:
@@ -89,11 +97,9 @@ async def attach_failed(run: Run, failed: Failed) -> None:
 
 
 async def begin_detach(run: Run) -> None:
-    """The volume shows that it is being detached."""
-    try:
+    """The volume shows that it is being detached; one that does already, or is gone, is fine."""
+    with suppress(NotFound, Invalid):
         await run.world.volume.begin_detaching(run.params.volume_id, as_service=True)
-    except NotFound:
-        return
 
 
 async def detach_failed(run: Run, failed: Failed) -> None:
@@ -113,7 +119,7 @@ ATTACH_VOLUME = Saga(
     AttachVolume,
     (
         Step("reserve", reserve, undo=unreserve, within=60.0),
-        Step("plug", plug, undo=unplug, within=240.0),
+        Step("plug", plug, undo=unplug_again, within=240.0),
         Step("complete", complete, within=60.0),
     ),
     on_failed=attach_failed,

@@ -13,6 +13,7 @@ from cumulet.client.image import ImageClient
 from cumulet.client.network import NetworkClient
 from cumulet.client.volume import VolumeClient
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SERVERS
+from cumulet.compute.states import DELETING
 from cumulet.kernel import clock
 from cumulet.kernel.bus import Bus
 from cumulet.kernel.db import Database, Row, Transaction
@@ -61,6 +62,26 @@ class World:
         """Whether a host has been silent for so long that nobody waits for it."""
         row = await self.db.first(select(HOSTS).where(HOSTS.c.host == host, HOSTS.c.binary == "nova-compute"))
         return row is None or bool(row["forced_down"]) or row["last_seen"] < clock.now() - DEAD_AFTER
+
+    async def host_is_declared_down(self, host: str) -> bool:
+        """Whether an operator says that nothing runs on a host any more (or forgot it)."""
+        row = await self.db.first(select(HOSTS).where(HOSTS.c.host == host, HOSTS.c.binary == "nova-compute"))
+        return row is None or bool(row["forced_down"])
+
+    async def out_of_guest(self, method: Any, request: Any, server_id: str) -> None:
+        """Have a server's host take a thing out of its guest; raises Unavailable while it does not answer.
+
+        Silence is no answer: the guest may run on and use the thing. Only a host
+        that was declared down is passed over, and one whose guest is deleted anyway.
+        """
+        row = await self.db.first(select(SERVERS).where(SERVERS.c.id == server_id))
+        if row is None or not row["host"]:
+            return
+        try:
+            await self.bus.call(method, request, host=row["host"], timeout=120.0)
+        except Unavailable:
+            if row["task_state"] != DELETING and not await self.host_is_declared_down(row["host"]):
+                raise
 
     async def on_host(self, method: Any, request: Any, host: str, *, timeout: float = 60.0) -> Any | None:
         """Call a host's agent; None when the host is dead. Raises Unavailable while it only does not answer."""
