@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import orjson
 
@@ -21,6 +21,7 @@ from cumulet.assembly.firststart import first_start
 from cumulet.assembly.health import READY
 from cumulet.client.transport import LocalTransport
 from cumulet.kernel.settings import Settings
+from tests.together import Buses, cloud_apart
 
 PASSWORD = "secret-of-the-tests"
 
@@ -133,6 +134,14 @@ async def running_cloud(
         packages = {"identity", *packages}
     chosen = {"hypervisor": "simulated", "network_driver": "simulated", "volume_driver": "simulated", **(options or {})}
     data.mkdir(parents=True, exist_ok=True)
+    if Buses.node is not None and (packages is None or set(packages) - {"identity"}):
+        async with Databases.fresh() as dsn, Buses.fresh() as bus:
+            assert dsn is not None
+            async with cloud_apart(
+                data, dsn, bus, packages=packages, settings=settings or {}, options=chosen, password=PASSWORD
+            ) as apart:
+                yield TestCloud(cast(Cloud, apart))
+        return
     async with Databases.fresh() as dsn:
         values = {**(settings or {}), **({"cloud": {"database": dsn}} if dsn else {})}
         cloud = await build(Settings(values, environ={}), data, host="node-1", options=chosen, packages=packages)

@@ -2,7 +2,8 @@
 """Fixtures that all tests share, and the documented switches.
 
 CUMULET_TEST_GUESTS=0 leaves real guests out; CUMULET_TEST_DATABASE=postgresql
-runs every cloud of the suite on a PostgreSQL instead of SQLite.
+runs every cloud of the suite on a PostgreSQL instead of SQLite;
+CUMULET_TEST_SPREAD=1 runs them with their roles apart, on PostgreSQL and RabbitMQ.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tests.observed import (  # noqa: F401 - hooks and fixtures of all tests
 )
 from tests.postgres import postgres_server
 from tests.rabbit import rabbit, rabbit_alone, rabbit_broker, rabbit_shared  # noqa: F401 - fixtures of all tests
+from tests.together import Buses
 
 # How fast this machine is, is no property of the code.
 hypothesis.settings.register_profile(
@@ -41,6 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "machine" in item.keywords:
                 item.add_marker(off)
+    if os.environ.get("CUMULET_TEST_SPREAD") == "1":
+        items[:] = [item for item in items if "alone" not in item.keywords]
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +66,6 @@ def _database_of_the_session(request: pytest.FixtureRequest) -> None:
     """Put all clouds on PostgreSQL when the environment says so."""
     if os.environ.get("CUMULET_TEST_DATABASE") == "postgresql":
         Databases.server = request.getfixturevalue("postgres")
+    if os.environ.get("CUMULET_TEST_SPREAD") == "1":
+        Databases.server = request.getfixturevalue("postgres")
+        Buses.node = request.getfixturevalue("rabbit_broker")

@@ -148,10 +148,10 @@ async def test_a_cloud_of_nothing_but_tls(
             body = {"name": "s", "imageRef": image, "flavorRef": "42", "networks": [{"uuid": network["id"]}]}
             made = await make(cloud, "/compute/v2.1/servers", "server", body)
             where = f"/compute/v2.1/servers/{made['id']}"
-            shown = await cloud.settle(where, "server", ["ACTIVE"])
+            shown = await cloud.settle(where, "server", ["ACTIVE"], within=240.0)
             assert shown["links"][0]["href"].startswith("https://")
             assert (await cloud.request("DELETE", where)).status == 204
-            await cloud.gone(where)
+            await cloud.gone(where, within=240.0)
             entry = (tmp_path / "control" / "clouds.yaml").read_text()
             assert f'cacert: "{authority.file}"' in entry
             plain = cloud.front.replace("https:", "http:")

@@ -56,6 +56,7 @@ COMMANDS: Table = {
     "join": ("cumulet.cli.join:join", "Make this machine a host of a spread cloud, and run its agents."),
     "host": ("cumulet.cli.host:host", "Let hosts join the cloud, rest, or leave it."),
     "roles": ("cumulet.cli.roles:roles", "Show who runs what, where, since when, and who lives."),
+    "messages": ("cumulet.cli.messages:messages", "Show messages between processes that were set aside."),
     "down": ("cumulet.cli.down:down", "Stop the cloud; with --purge, leave nothing of it."),
     "status": ("cumulet.cli.status:status", "Show whether the cloud and each service answer."),
     "doctor": ("cumulet.cli.doctor:doctor", "Say what this machine lacks for real guests."),

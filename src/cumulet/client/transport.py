@@ -27,7 +27,8 @@ KEEP_ALIVE = 1.0
 """Seconds that an idle connection is kept; a server that ends goes on serving for longer than that."""
 NOT_TAKEN = "x-cumulet-not-taken"
 """Header of a 503 from a process that did nothing with the request, so that another may be asked."""
-_CONNECT = 2.0
+_CONNECT = {"http": 2.0, "https": 5.0}
+"""Seconds for a connection; a busy machine takes its time for a handshake."""
 _LONGEST_ASIDE = 10.0
 _ENDING, _STARTING = 3.0, 0.2
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
@@ -236,11 +237,12 @@ class RemoteTransport:
 
         outside_transaction(f"REST {method} {path}")
         session = self._session or self._open()
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=timeout)
         repeatable = method in _IDEMPOTENT and isinstance(body, bytes)
         once = body if isinstance(body, bytes) else _Once(body)
         reason = "no address is known"
         for instance in self._order():
+            connect = _CONNECT.get(instance.url.partition(":")[0])
+            limits = aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=timeout)
             try:
                 response = await session.request(
                     method,

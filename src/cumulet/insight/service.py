@@ -57,7 +57,9 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     session = ServiceSession(parts.transport, "insight", parts.secrets.get("service:insight"))
     joining = msgspec.convert(parts.options.get("joining", {}), Joining)
     hosts = Hosts(database, Credentials(joining, session, parts.secrets), Records(session))
-    insight = Insight(database, lambda: parts.transport("compute"), session, parts.authenticator, hosts, config)
+    insight = Insight(
+        database, lambda: parts.transport("compute"), session, parts.authenticator, hosts, parts.bus, config
+    )
     insight.look = None if parts.options.get("sole", True) else _LOOK
     api = Api(
         "insight",

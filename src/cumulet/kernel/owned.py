@@ -14,9 +14,9 @@ from typing import Any
 
 from sqlalchemy import Select, Table, select
 
-from cumulet.kernel.db import Database, Row
+from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.errors import Invalid
-from cumulet.kernel.http import Param, Query, Request, Route
+from cumulet.kernel.http import Body, Param, Query, Request, Route
 from cumulet.kernel.saga import Saga
 
 READ = "cumulet:owned"
@@ -37,6 +37,8 @@ class Kind:
     read: Reader
     paged: bool = True
     """False: it is told at once (what hosts report, what is counted)."""
+    recount: Callable[[Any, str, str], Awaitable[None]] | None = None
+    """(service, project, resource): writes what is counted over what was kept."""
 
 
 def rows(name: str, database: Callable[[Any], Database], statement: Select[Any], key: Any) -> Kind:
@@ -80,12 +82,12 @@ def sagas(database: Callable[[Any], Database], table: Table, known: Iterable[Sag
 def usage(
     database: Callable[[Any], Database],
     table: Table,
-    count: Callable[[Any], Awaitable[Mapping[tuple[str, str], int]]],
+    count: Callable[[Database | Transaction], Awaitable[Mapping[tuple[str, str], int]]],
 ) -> Kind:
     """The usage rows of a service's quota beside a count of what exists: (project, resource) → number."""
 
-    async def read(service: Any) -> list[Row]:
-        counted = dict(await count(service))
+    async def read(service: Any, after: str, limit: int) -> list[Row]:
+        counted = dict(await count(database(service)))
         kept = {(row["project_id"], row["resource"]): row["used"] for row in await database(service).all(select(table))}
         return [
             {"id": "/".join(key), "project_id": key[0], "resource": key[1], "used": kept.get(key, 0),
@@ -93,11 +95,23 @@ def usage(
             for key in sorted({*kept, *counted})
         ]  # fmt: skip
 
-    return whole("usage", read)
+    async def recount(service: Any, project_id: str, resource: str) -> None:
+        async def body(tx: Transaction) -> None:
+            counted = (await count(tx)).get((project_id, resource), 0)
+            row = (table.c.project_id == project_id) & (table.c.resource == resource)
+            if not await tx.run(table.update().where(row).values(used=counted)):
+                await tx.insert(table, {"project_id": project_id, "resource": resource, "used": counted})
+
+        await database(service).run(body)
+
+    return Kind("usage", read, paged=False, recount=recount)
 
 
 def routes(prefix: str, kinds: Iterable[Kind]) -> list[Route]:
-    """The route ``GET <prefix>/cumulet/owned``: without ``kind`` it names the kinds, with it a page of the things."""
+    """The route ``GET <prefix>/cumulet/owned``: without ``kind`` it names the kinds, with it a page of the things.
+
+    A service with quotas also has ``POST <prefix>/cumulet/recount``: one project's use of one resource is counted anew.
+    """
     table = {kind.name: kind for kind in kinds}
 
     async def owned(request: Request) -> dict[str, Any]:
@@ -117,4 +131,17 @@ def routes(prefix: str, kinds: Iterable[Kind]) -> list[Route]:
         Param("limit", {"type": "integer", "minimum": 1, "maximum": 5000}),
         strict_since=None,
     )
-    return [Route(f"GET {prefix}/cumulet/owned", owned, policy=READ, query=query)]
+    found = [Route(f"GET {prefix}/cumulet/owned", owned, policy=READ, query=query)]
+    return found + [_recount(prefix, kind.recount) for kind in table.values() if kind.recount is not None]
+
+
+def _recount(prefix: str, recount: Callable[[Any, str, str], Awaitable[None]]) -> Route:
+    async def handler(request: Request) -> None:
+        await recount(request.service, request.body["project_id"], request.body["resource"])
+
+    name = {"type": "string", "minLength": 1, "maxLength": 64}
+    body = {
+        "type": "object", "properties": {"project_id": name, "resource": name}, "additionalProperties": False,
+        "required": ["project_id", "resource"],
+    }  # fmt: skip
+    return Route(f"POST {prefix}/cumulet/recount", handler, policy=READ, body=Body(None, raw=body), ok=204)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from sqlalchemy import MetaData
 
 from cumulet.client.transport import AbsentTransport, LocalReply, LocalTransport
 from cumulet.kernel import clock, ids
-from cumulet.kernel.bus import MemoryBus
+from cumulet.kernel.bus import Bus, MemoryBus
+from cumulet.kernel.bus.rabbit import RabbitBus
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Database
 from cumulet.kernel.db.schema import ensure_schema
@@ -31,6 +32,8 @@ from cumulet.kernel.http.api import Verified
 from cumulet.kernel.registry import Parts, Service
 from cumulet.kernel.secrets import Seal, SecretFile
 from cumulet.kernel.settings import Settings
+from tests.cloud import Databases
+from tests.together import Buses
 
 IMPLIED = {"admin": ("manager", "member", "reader"), "manager": ("member", "reader"), "member": ("reader",)}
 ADMIN = "admin@admin:admin"
@@ -171,6 +174,8 @@ async def lone_service(
     data.mkdir(parents=True, exist_ok=True)
     databases: list[Database] = []
     identity = PlayedIdentity()
+    spread = Buses.node is not None and any(role.endswith("-agent") for role in roles) and started
+    postgres = postgres or (Databases.server or "" if spread else "")
 
     async def open_database(name: str, metadata: MetaData, migrations: Path | None) -> Database:
         made: Database
@@ -189,11 +194,15 @@ async def lone_service(
         return known.get(type_) or AbsentTransport(type_)
 
     secrets = SecretFile(data / "secrets.json")
+    stack = AsyncExitStack()
+    bus: Bus = MemoryBus()
+    if spread:  # whose roles speak over a bus does so by a broker
+        bus = await RabbitBus.connect(await stack.enter_async_context(Buses.fresh()))
     parts = Parts(
         settings=Settings(settings or {}, environ={}),
         data=data,
         host="node-1",
-        bus=MemoryBus(),
+        bus=bus,
         open_database=open_database,
         transport=transport,
         authenticator=Played(),
@@ -218,3 +227,4 @@ async def lone_service(
         await parts.bus.close()
         for database in databases:
             await database.close()
+        await stack.aclose()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from cumulet.assembly.build import Cloud
 from cumulet.cli import main
 from cumulet.cli.clouds import write_clouds
 from cumulet.cli.session import Place, Session
@@ -31,6 +32,9 @@ class Served:
 
     data: Path
     url: str
+    cloud: Cloud
+    loop: asyncio.AbstractEventLoop
+    """Where it runs, in a thread of its own."""
     sessions: list[Session] = field(default_factory=list)
 
     def run(self, *words: str, cloud: str = "cumulet", env: dict[str, str] | None = None) -> Result:
@@ -53,6 +57,7 @@ class Served:
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     data = tmp_path_factory.mktemp("cloud")
     ready: list[str] = []
+    clouds: list[Cloud] = []
     begun = threading.Event()
     life: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
@@ -65,6 +70,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             served(running.cloud.front) as url,
         ):
             write_clouds(data, f"{url}/identity", PASSWORD)
+            clouds.append(running.cloud)
             ready.append(url)
             begun.set()
             await stop.wait()
@@ -79,7 +85,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     thread.start()
     assert begun.wait(60)
     assert ready, "the cloud did not start"
-    cloud = Served(data, ready[0])
+    cloud = Served(data, ready[0], clouds[0], life[0][0])
     try:
         yield cloud
     finally:

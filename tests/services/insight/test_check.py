@@ -347,7 +347,9 @@ async def test_pages_hold_everything_once(rig: Rig) -> None:
     assert len(found) > 2
 
 
-@pytest.mark.parametrize("rule", ["allocation-stray", "port-misplaced", "attachment-stray", "floatingip-lost"])
+@pytest.mark.parametrize(
+    "rule", ["allocation-stray", "port-misplaced", "attachment-stray", "floatingip-lost", "usage-wrong"]
+)
 async def test_a_repair_mends_what_was_confirmed(rig: Rig, rule: str) -> None:
     async with BREAKS[rule](rig):
         found = list(_named(await rig.check(), rule))
@@ -356,3 +358,26 @@ async def test_a_repair_mends_what_was_confirmed(rig: Rig, rule: str) -> None:
         assert reply.status == 200, reply.data
         assert [one["done"] for one in reply.json["repaired"]] == [True], reply.json
         assert not list(_named(await rig.check(), rule))
+
+
+async def test_usage_that_drifted_is_counted_anew(rig: Rig) -> None:
+    """Of each service with quotas: a number that is wrong, and a row that is not there."""
+    tables = {"compute": compute.QUOTA_USAGE, "network": network.USAGE, "volume": volume.QUOTA_USAGE}
+    before = {name: await rig.database(name).all(select(table)) for name, table in tables.items()}
+    for name, table in tables.items():
+        first, *_, last = [row for row in before[name] if row["used"]]
+        for row, change in ((first, table.update().values(used=99)), (last, table.delete())):
+            mine = (table.c.project_id == row["project_id"]) & (table.c.resource == row["resource"])
+            await rig.change(name, change.where(mine))
+    found = list(_named(await rig.check(), "usage-wrong"))
+    assert len(found) == 6
+    body = {"findings": [{"rule": one["rule"], "id": one["id"]} for one in found]}
+    reply = await rig.cloud.request("POST", "/cumulet/v1/check/repair", body, token=rig.admin)
+    assert [one["done"] for one in reply.json["repaired"]] == [True] * 6, reply.json
+    for name, table in tables.items():
+        rows = await rig.database(name).all(select(table))
+        assert sorted(map(str, rows)) == sorted(map(str, before[name]))
+    refused = await rig.cloud.request(
+        "POST", "/compute/v2.1/cumulet/recount", {"project_id": "x", "resource": "cores"}, token=rig.token
+    )
+    assert refused.status == 403

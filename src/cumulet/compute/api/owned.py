@@ -16,7 +16,7 @@ from cumulet.compute.rpc import HOLDING, Ask, Holding
 from cumulet.compute.sagas.image import CREATE_IMAGE
 from cumulet.compute.sagas.table import SAGAS as ALL
 from cumulet.kernel import owned
-from cumulet.kernel.db import Database, Row
+from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.errors import Fault
 
 ANSWERS_WITHIN = 10.0
@@ -57,15 +57,15 @@ async def _hosts(compute: Compute) -> list[Row]:
     return await asyncio.gather(*(ask(row) for row in known))
 
 
-async def _count(compute: Compute) -> dict[tuple[str, str], int]:
+async def _count(reader: Database | Transaction) -> dict[tuple[str, str], int]:
     """What exists of what compute counts against a project."""
     found: Counter[tuple[str, str]] = Counter()
     living = select(SERVERS.c.project_id, SERVERS.c.flavor).where(SERVERS.c.deleted_at.is_(None))
-    for row in await compute.db.all(living):
+    for row in await reader.all(living):
         for resource, amount in cost_of(row["flavor"]).items():
             found[row["project_id"], resource] += amount
     groups = select(SERVER_GROUPS.c.project_id, func.count().label("number")).group_by(SERVER_GROUPS.c.project_id)
-    for row in await compute.db.all(groups):
+    for row in await reader.all(groups):
         found[row["project_id"], "server_groups"] = row["number"]
     return found
 

@@ -16,8 +16,9 @@ from cumulet.insight.check import checker
 from cumulet.insight.flow import STEPS, Row, without_hosts_why
 from cumulet.insight.logic import Insight
 from cumulet.kernel import clock, ids
+from cumulet.kernel.bus.model import POISONS
 from cumulet.kernel.errors import Fault, Invalid, NotFound, Unauthorized, Unavailable
-from cumulet.kernel.http import Answer, Body, Request, Route
+from cumulet.kernel.http import Answer, Body, Param, Query, Request, Route
 from cumulet.kernel.http.route import under
 from cumulet.kernel.policy import Target
 
@@ -162,6 +163,13 @@ async def list_roles(request: Request) -> dict[str, Any]:
     return {"processes": shown}
 
 
+async def list_messages(request: Request) -> dict[str, Any]:
+    """The newest messages between processes that were set aside because of what they are, oldest first."""
+    insight: Insight = request.service
+    found = await insight.bus.poison(request.query.get("limit", 100))
+    return {"messages": [{**msgspec.to_builtins(one), "at": clock.iso_micro_z(one.at)} for one in found]}
+
+
 _FINDING = {
     "type": "object",
     "properties": {"rule": {"type": "string"}, "id": {"type": "string"}},
@@ -177,6 +185,8 @@ _REPAIR = Body(
     },
 )
 
+_MESSAGES = Query(Param("limit", {"type": "integer", "minimum": 1, "maximum": POISONS}), strict_since=None)
+
 ROUTES = [
     Route("GET /", list_versions, public=True),
     Route("GET /v1", show_version, public=True),
@@ -186,6 +196,7 @@ ROUTES = [
             Route("GET /steps", list_steps, policy=policy.STEPS),
             Route("GET /check", check, policy=policy.CHECK),
             Route("GET /roles", list_roles, policy=policy.ROLES),
+            Route("GET /messages", list_messages, policy=policy.MESSAGES, query=_MESSAGES),
             Route("POST /check/repair", repair, policy=policy.REPAIR, body=_REPAIR),
             Route("GET /servers/{server_id}/flow", show_flow, policy=policy.FLOW, target=find_server),
             Route("GET /servers/{server_id}/flow/stream", stream_flow, policy=policy.FLOW, target=find_server),

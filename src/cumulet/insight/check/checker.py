@@ -94,7 +94,9 @@ async def _mend(session: ServiceSession, rule: Rule, one: Thing) -> tuple[bool, 
     for call in rule.repair:
         path, body = call.filled(one)
         try:
-            await session.call(call.service, call.method, path, body, version=call.version, as_service=True)
+            await session.call(
+                call.service.format_map(one), call.method, path, body, version=call.version, as_service=True
+            )
         except Fault as fault:
             return False, fault.message
     return True, ""
@@ -102,4 +104,4 @@ async def _mend(session: ServiceSession, rule: Rule, one: Thing) -> tuple[bool, 
 
 def _text(call: Call, one: dict[str, Any]) -> str:
     path, body = call.filled(one)
-    return f"{call.service}: {call.method} {path}" + (f" {body}" if body is not None else "")
+    return f"{call.service.format_map(one)}: {call.method} {path}" + (f" {body}" if body is not None else "")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cumulet.insight.check.facts import WITH_GUEST, Facts, Thing, repeated
+from cumulet.insight.check.facts import SOURCES, WITH_GUEST, Facts, Thing, repeated
 from cumulet.kernel import clock
 
 RUNNING = 1
@@ -336,7 +336,8 @@ def _wrong_usage(facts: Facts) -> Iterator[Thing]:
     for kind, found in facts.things.items():
         if kind.endswith(".usage"):
             service = kind.removesuffix(".usage")
-            yield from ({**one, "service": service} for one in found if one["used"] != one["counted"])
+            where = {"service": service, "prefix": SOURCES[service].removesuffix("/owned")}
+            yield from ({**one, **where} for one in found if one["used"] != one["counted"])
 
 
 def _silent(facts: Facts) -> Iterator[Thing]:
@@ -427,6 +428,7 @@ RULES = (
     Rule("saga-late", (), _late_sagas, "{name} of {subject} should have finished its step long ago."),
     Rule("saga-stuck", (), _stuck_sagas, "{name} of {subject} could be neither finished nor undone."),
     Rule("usage-wrong", (), _wrong_usage,
-         "Project {project_id} is charged for {used} {resource} by {service}; there are {counted}."),
+         "Project {project_id} is charged for {used} {resource} by {service}; there are {counted}.",
+         (Call("{service}", "POST", "{prefix}/recount", {"project_id": "{project_id}", "resource": "{resource}"}),)),
     Rule("host-silent", (), _silent, "{kind} {id} does not answer; what it holds was not looked at."),
 )  # fmt: skip

@@ -24,6 +24,7 @@ from cumulet.insight.logic.hosts import Hosts
 from cumulet.insight.models import EVENTS, PROCESSES
 from cumulet.insight.rpc import Alive
 from cumulet.kernel import clock, context, errors
+from cumulet.kernel.bus import Bus
 from cumulet.kernel.db import Database, Transaction
 from cumulet.kernel.errors import NotFound, Unavailable
 from cumulet.kernel.http.api import Authenticator
@@ -48,6 +49,7 @@ class Insight:
     """For what only a service is told; used after the caller was found to be allowed."""
     authenticator: Authenticator
     hosts: Hosts
+    bus: Bus
     config: Config = field(default_factory=Config)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the service ends: streams end then."""

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from cumulet.kernel import owned
-from cumulet.kernel.db import Database, Row
+from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.errors import Fault
 from cumulet.network import models as m
 from cumulet.network.logic import Network
@@ -75,12 +75,12 @@ async def _hosts(net: Network) -> list[Row]:
     return await asyncio.gather(*(ask(row) for row in known))
 
 
-async def _count(net: Network) -> dict[tuple[str, str], int]:
+async def _count(reader: Database | Transaction) -> dict[tuple[str, str], int]:
     """What exists of what network counts against a project."""
     found: Counter[tuple[str, str]] = Counter()
     for resource, table in COUNTED.items():
         each = select(table.c.project_id, func.count().label("number")).group_by(table.c.project_id)
-        for row in await net.database.all(each):
+        for row in await reader.all(each):
             if row["project_id"]:
                 found[row["project_id"], resource] = row["number"]
     return found

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 
 from cumulet.kernel import owned
-from cumulet.kernel.db import Database, Row
+from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.errors import Fault
 from cumulet.volume.limits import snapshot_costs, volume_costs
 from cumulet.volume.logic import Volume
@@ -59,13 +59,13 @@ async def _marks(volume: Volume) -> list[Row]:
     return await volume.database.all(living.order_by(VOLUMES.c.id))
 
 
-async def _count(volume: Volume) -> dict[tuple[str, str], int]:
+async def _count(reader: Database | Transaction) -> dict[tuple[str, str], int]:
     """What exists of what the volume service counts against a project."""
-    types = {row["id"]: row["name"] for row in await volume.database.all(select(TYPES.c.id, TYPES.c.name))}
+    types = {row["id"]: row["name"] for row in await reader.all(select(TYPES.c.id, TYPES.c.name))}
     found: Counter[tuple[str, str]] = Counter()
     for table, costs in ((VOLUMES, volume_costs), (SNAPSHOTS, snapshot_costs)):
         living = _some(table, "project_id", "size", "type_id").where(table.c.status != DELETED)
-        for row in await volume.database.all(living):
+        for row in await reader.all(living):
             for resource, amount in costs(row["size"], types.get(row["type_id"], "")).items():
                 found[row["project_id"], resource] += amount
     return found

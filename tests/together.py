@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cloud whose roles are apart, for the suite that otherwise runs on whole ones: CUMULET_TEST_SPREAD=1.
+
+Each part is built as `cumulet run` builds a process: its own database connections, its own connection to RabbitMQ, a
+listener of its own; whatever two parts say to each other crosses a socket. They share this process, so that tests can
+look into them and every answer is compared with its declared shape; real processes are in tests/spread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cumulet.assembly.build import Cloud, Front, build
+from cumulet.assembly.config import METADATA, for_roles
+from cumulet.assembly.firststart import start_services
+from cumulet.assembly.gate import Gate
+from cumulet.assembly.health import READY
+from cumulet.assembly.serve import Wish, listen, make_server
+from cumulet.assembly.table import FRONT, entry_of
+from cumulet.kernel.registry import Parts, Service
+from cumulet.kernel.secrets import SecretFile
+from cumulet.kernel.settings import Settings
+from tests.rabbit import Node, Rabbit
+
+GROUPS = (
+    ("identity-api", "image-api", "network-api", "volume-api", "conductor"),
+    ("placement-api", "compute-api", "scheduler", "volume-scheduler", "insight"),
+    ("compute-agent", "network-agent", "volume-agent"),
+)
+"""Whatever two roles of a service say to each other crosses a border, but for compute's API and scheduler."""
+
+
+class Buses:
+    """Where the roles of this session's clouds hear each other: in memory, or each cloud on a virtual host."""
+
+    node: ClassVar[Node | None] = None
+    """The RabbitMQ of a session that runs spread."""
+
+    @classmethod
+    @asynccontextmanager
+    async def fresh(cls) -> AsyncIterator[str]:
+        """The URL of a new virtual host, dropped afterwards."""
+        assert cls.node is not None
+        rabbit = await Rabbit.prepared(cls.node)
+        try:
+            yield rabbit.url().replace("@", f":{rabbit.password}@", 1)
+        finally:
+            await rabbit.broker._send([("DELETE", f"/vhosts/{rabbit.vhost}", None)])
+
+
+@dataclass
+class Apart:
+    """What tests know of a cloud, of one whose roles are apart."""
+
+    parts: Parts
+    """Of the part with compute's API, if that is among them."""
+    front: Front
+    data: Path
+    clouds: list[Cloud]
+    services: dict[str, Service] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for cloud in self.clouds:
+            for name, service in cloud.services.items():
+                if name in self.services:
+                    self.services[name].roles = [*self.services[name].roles, *service.roles]
+                else:
+                    self.services[name] = service
+        self.health, self.config = self.clouds[0].health, self.clouds[0].config
+        self.databases = {name: one for cloud in self.clouds for name, one in cloud.databases.items()}
+
+    @property
+    def buffer(self) -> Any:
+        raise LookupError("each process has its own events; this test is for a whole cloud: mark it `alone`")
+
+
+@asynccontextmanager
+async def cloud_apart(
+    data: Path, database: str, bus: str, *, packages: Iterable[str] | None, settings: Mapping[str, Any],
+    options: Mapping[str, Any], password: str,
+) -> AsyncIterator[Apart]:  # fmt: skip
+    """A started and bootstrapped cloud; its data directory is shared by all parts."""
+    chosen = None if packages is None else set(packages)
+    groups = [[role for role in group if chosen is None or entry_of(role).package in chosen] for group in GROUPS]
+    groups = [group for group in groups if group]
+    listeners = [None if group[0].endswith("-agent") else listen("127.0.0.1", 0) for group in groups]
+    endpoints: dict[str, str] = {}
+    for group, listener in zip(groups, listeners, strict=True):
+        base = f"http://127.0.0.1:{listener.getsockname()[1]}" if listener is not None else ""
+        for role in group if base else ():
+            entry = entry_of(role)
+            if role == entry.roles[0]:
+                endpoints[entry.type] = base + entry.mount
+            if role == "compute-api":
+                endpoints[METADATA] = f"{base}/{METADATA}"
+    secrets = data / "secrets.json"
+    SecretFile(secrets).put("admin_password", password)
+    shared = {"database": database, "bus": bus, "secrets": str(secrets), "database_connections": 4,
+              "endpoints": endpoints}  # fmt: skip
+    values = {**settings, "cloud": {**settings.get("cloud", {}), **shared}}
+
+    async def start(group: list[str], listener: socket.socket | None, stack: AsyncExitStack) -> Cloud:
+        cloud = await build(
+            for_roles(Settings(values, environ={}), group), data, host="node-1", roles=group, packages=chosen,
+            options={"sole": False, **options},
+        )  # fmt: skip
+        stack.push_async_callback(cloud.stop)
+        if listener is not None:
+            stack.callback(listener.close)
+            if (metadata := cloud.parts.options.get("metadata_app")) is not None:
+                cloud.front.mount(METADATA, metadata)
+            server = make_server(Gate(cloud.front, cloud.health, "", ["127.0.0.1"]), Wish(data), tls=False, patience=1)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+
+            async def end() -> None:
+                server.should_exit = True
+                await serving
+
+            stack.push_async_callback(end)
+        await start_services(cloud)
+        await cloud.start()
+        cloud.health.state = READY
+        return cloud
+
+    async with AsyncExitStack() as stack:
+        # each in a task, so in a context, of its own: as in a process of its own
+        controls = [
+            asyncio.create_task(start(group, listener, stack))
+            for group, listener in zip(groups, listeners, strict=True)
+            if listener is not None
+        ]
+        clouds = list(await asyncio.gather(*controls))
+        clouds += [await asyncio.create_task(start(group, None, stack)) for group in groups[len(clouds) :]]
+        front = await asyncio.create_task(start([FRONT], None, stack))
+        main = next((one for one in clouds if "compute-api" in one.roles), clouds[0])
+        for service in (service for one in clouds for service in one.services.values()):
+            stack.callback(service.drain)
+        yield Apart(main.parts, front.front, data, clouds)
