@@ -14,11 +14,13 @@ build/tempest/report.txt and .json. Tempest has an environment of its own.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,11 +28,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import hostile
 import suites
-from onecloud import ROOT, Cloud
+from onecloud import BIN, ROOT, Cloud
 from suites import made
+
+sys.path.insert(0, str(ROOT))
+from tests.postgres import postgres_server
 
 SUITE = suites.Suite(
     "Tempest 47", "tempest/test_discover", "tempest.",
@@ -46,6 +52,10 @@ SUITE = suites.Suite(
 SEVERAL_STORES = ROOT / "tests" / "tempest" / "stores.toml"
 
 
+SECOND = "image_remote"
+"""The service type of the second process."""
+
+
 class Profile(NamedTuple):
     """Tests that need a cloud of their own kind: what they are, and how it differs from the usual one."""
 
@@ -56,12 +66,24 @@ class Profile(NamedTuple):
     """Settings by their environment variables."""
     replaced: dict[str, str] = {}
     """Lines of tempest.conf."""
+    second: bool = False
+    """Whether a second process serves images too (on PostgreSQL), under a service type of its own."""
+    scenarios: bool = False
+    """Whether tests are known by their names only once tempest.conf is written."""
 
 
 PROFILES = [
     Profile(
         "do_secure_hash_false", SEVERAL_STORES, {"CUMULET_IMAGE_HASH_LOCATIONS": "false"},
         {"do_secure_hash = true": "do_secure_hash = false"},
+    ),
+    Profile(
+        r"ImagesFormatTest", replaced={"[image]\n": "[image]\nimages_manifest_file = @RUN@/images/manifest.yaml\n"},
+        scenarios=True,
+    ),
+    Profile(
+        r"test_remote_(import|delete|and_self_cache)",
+        replaced={"[image]\n": f"[image]\nalternate_image_endpoint = {SECOND}\n"}, second=True,
     ),
     Profile(r"MultiStores|Multistore|StoreWeight|ImportCopyImages", SEVERAL_STORES),
     Profile(""),
@@ -81,11 +103,18 @@ def main() -> int:
             return 0
         outcomes, seconds = {}, 0.0
         for number, (profile, chosen) in enumerate(by_profile(tests)):
-            with (
-                Cloud(run / f"cloud-{number}", settings(profile), profile.environ) as cloud,
-                Files(run / "http") as files,
-            ):
+            with contextlib.ExitStack() as stack:
+                text = settings(profile)
+                if profile.second:
+                    text = shared(text, run, stack.enter_context(postgres_server()))
+                cloud = stack.enter_context(Cloud(run / f"cloud-{number}", text, profile.environ))
+                if profile.second:
+                    stack.enter_context(second(run, cloud, text))
+                files = stack.enter_context(Files(run / "http"))
                 write_config(run, cloud, files.url, profile)
+                if profile.scenarios:
+                    hostile.write(run / "images")
+                    chosen = suites.scenarios(run, SUITE, chosen)
                 started = time.monotonic()
                 outcomes |= suites.execute(run, chosen, asked.concurrency)
                 seconds += time.monotonic() - started
@@ -111,16 +140,59 @@ def settings(profile: Profile) -> str:
     return text + (profile.appended.read_text() if profile.appended else "")
 
 
-def facts(cloud: Cloud) -> dict[str, str]:
-    """What tempest.conf must name: images, flavors, the public network."""
+def shared(text: str, run: Path, database: str) -> str:
+    """Settings for several processes: one database, one folder of images, one of what waits for its import."""
+    text = text.replace("[image]\n", f'[image]\nstaging = "{run}/staging"\n', 1)
+    text = text.replace('id = "file"\n', f'id = "file"\npath = "{run}/store"\n', 1)
+    return f'{text}\n[cloud]\ndatabase = "{database}"\n'
+
+
+@contextlib.contextmanager
+def second(run: Path, cloud: Cloud, text: str) -> Iterator[None]:
+    """Another `image-api` of the same cloud, in its catalogue under a type of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    known = f'secrets = "{cloud.data}/secrets.json"\n[cloud.endpoints]\nidentity = "{cloud.url}/identity"\n'
+    file = run / "second.toml"
+    file.write_text(text + known)
+    argv = [
+        str(BIN / "cumulet"), "run", "image-api", "--settings", str(file), "--data", str(run / "second"),
+        "--name", "second", "--port", str(port), "--hypervisor", "simulated",
+    ]  # fmt: skip
+    with open(run / "second.log", "wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while b"ready: " not in (run / "second.log").read_bytes():
+            if process.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"The second image service does not start:\n{(run / 'second.log').read_text()}")
+            time.sleep(0.1)
+        admin = connected(cloud)
+        service = admin.identity.create_service(type=SECOND, name=SECOND)
+        where = {"interface": "public", "region_id": "RegionOne", "url": f"http://127.0.0.1:{port}/image"}
+        admin.identity.create_endpoint(service_id=service.id, **where)
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def connected(cloud: Cloud) -> Any:
+    """The openstack SDK, as the administrator."""
     import openstack
 
     os.environ.pop("OS_CLOUD", None)
-    admin = openstack.connect(
+    return openstack.connect(
         auth_url=f"{cloud.url}/identity/v3", username="admin", password=cloud.password, project_name="admin",
         user_domain_id="default", project_domain_id="default", region_name="RegionOne",
         load_yaml_config=False, load_envvars=False,
     )  # fmt: skip
+
+
+def facts(cloud: Cloud) -> dict[str, str]:
+    """What tempest.conf must name: images, flavors, the public network."""
+    admin = connected(cloud)
     image = next(admin.image.images(name="tiny"))
     alt = admin.image.create_image(
         name="tiny-alt", disk_format="raw", container_format="bare", visibility="public", data=b"\0" * 4096

@@ -69,6 +69,8 @@ class ImageConfig(msgspec.Struct, forbid_unknown_fields=True):
         default_factory=lambda: [StoreConfig("file", description="Files of this cloud")]
     )
     """Where image data may be; the first is where an upload goes that names none."""
+    staging: str = ""
+    """The directory of data that waits for its import (default: in the data directory); several processes share it."""
     import_methods: list[Literal["glance-direct", "web-download", "copy-image", "glance-download"]] = msgspec.field(
         default_factory=lambda: ["glance-direct", "web-download", "copy-image", "glance-download"]
     )

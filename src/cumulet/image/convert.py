@@ -3,7 +3,7 @@
 
 Invariant: the program gets a file that was inspected before (it names no other
 file), its format spelt out, and bounds for memory, processor time, time and the
-size of what it writes; it gets no environment and no other open file.
+size of what it writes; it gets no environment, no network and no other file.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cumulet.kernel.pools import ProgramFailed, run_program
+from cumulet.kernel.confined import run_confined
+from cumulet.kernel.pools import ProgramFailed
 
-_PATH = "/usr/bin:/bin:/usr/local/bin"
 _VIRTUAL_CAP = 16 * 1024**4
 """Bytes of the largest disk that a conversion may describe."""
 
@@ -34,24 +34,23 @@ async def convert(
 ) -> None:
     """Write ``source`` as ``target``; nothing is left there when it fails (ConvertError)."""
     limits = {"as": memory_bytes, "cpu": int(seconds) + 1, "fsize": size_cap_bytes, "core": 0, "nofile": 64}
-    environment = {"PATH": _PATH, "LC_ALL": "C"}
     part = target.with_name(target.name + ".part")
     try:
-        told = await run_program(
+        told = await run_confined(
             ["qemu-img", "info", "-f", source_format, "--output=json", str(source)],
-            timeout=60.0, env=environment, limits=limits, output_limit=1024 * 1024,
+            read=source, timeout=60.0, limits=limits, output_limit=1024 * 1024,
         )  # fmt: skip
         described = json.loads(told.stdout)
         if described.get("backing-filename") or described.get("full-backing-filename"):
             raise ConvertError("The disk names another file.")
         if described["virtual-size"] > _VIRTUAL_CAP:
             raise ConvertError("The disk is too large to be converted.")
-        await run_program(
+        await run_confined(
             [
                 "qemu-img", "convert", "-q", "-f", source_format, "-O", target_format, "-t", "writeback",
                 str(source), str(part),
             ],
-            timeout=seconds, env=environment, limits=limits,
+            read=source, write=part, timeout=seconds, limits=limits,
         )  # fmt: skip
         part.rename(target)
     except TimeoutError:

@@ -102,6 +102,7 @@ tasks = Table(
 cache = Table(
     "image_cache",
     METADATA,
+    Column("node", String(255), primary_key=True),  # the machine whose cache it is
     Column("image_id", String(36), primary_key=True),
     Column("key", String(80)),  # where the cache holds the bytes; nothing yet for one that is only queued
     Column("size", BigInteger, nullable=False),

@@ -50,12 +50,13 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         config=config,
         policy=policy,
         stores=make_stores(config, folder, pool, web),
-        staging=FileStore(folder / "staging", pool),
+        staging=FileStore(Path(config.staging) if config.staging else folder / "staging", pool),
         cached=FileStore(folder / "cache", pool),
         pool=pool,
         web=web,
         session=session,
         limits=Limits(session, config),
+        node=parts.host,
     )
     image.engine = SagaEngine(
         image.database, sagas, ALL, world=image, seal=parts.seal, component="image-api", host=parts.host,

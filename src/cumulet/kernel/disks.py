@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-RAW_KINDS = frozenset({"raw", "gpt", "iso", "luks"})
+RAW_KINDS = frozenset({"raw", "gpt", "luks"})
 """What may hide in a file declared raw: content of a plain disk, not a container format."""
 _KERNELS = frozenset({"aki", "ari"})
 

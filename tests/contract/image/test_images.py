@@ -29,6 +29,8 @@ async def test_versions_need_no_token_and_link_to_where_the_client_came_from(ima
     listed = await image.request("GET", "/versions", token=None)
     assert (root.status, listed.status) == (300, 200)
     assert root.json == listed.json
+    below = await image.request("GET", "/v2", token=None)
+    assert (below.status, below.json) == (300, root.json)
     versions = root.json["versions"]
     assert [one["id"] for one in versions] == [f"v2.{n}" for n in range(18, -1, -1)]
     assert [one["status"] for one in versions].count("CURRENT") == 1

@@ -17,13 +17,16 @@ import msgspec
 
 from cumulet.client.image import ImageClient, ImageRecord
 from cumulet.kernel import clock
+from cumulet.kernel.confined import run_confined
 from cumulet.kernel.errors import Invalid
-from cumulet.kernel.pools import Pool, ProgramFailed, run_program
+from cumulet.kernel.pools import Pool, ProgramFailed
 from cumulet.kernel.saga import Failed
 
 _DIRECT = frozenset({"raw", "qcow2"})
 _CONVERT_SECONDS = 1800.0
 _CONVERT_MEMORY = 2 << 30
+_WORDS = {"vhd": "vpc", **dict.fromkeys(("iso", "ami", "ari", "aki"), "raw")}
+"""Published format → qemu-img's word for it, where that is another."""
 _GIB = 1 << 30
 
 
@@ -95,9 +98,10 @@ class ImageCache:
 
     async def _convert(self, format_: str, source: Path, target: Path) -> None:
         converted = target.with_suffix(".converted.part")
-        argv = ["qemu-img", "convert", "-f", format_, "-O", "raw", str(source), str(converted)]
+        argv = ["qemu-img", "convert", "-f", _WORDS.get(format_, format_), "-O", "raw", str(source), str(converted)]
         try:
-            await run_program(argv, timeout=_CONVERT_SECONDS, limits={"as": _CONVERT_MEMORY})
+            limits = {"as": _CONVERT_MEMORY}
+            await run_confined(argv, read=source, write=converted, timeout=_CONVERT_SECONDS, limits=limits)
             await self._files.run(_publish, converted, target, timeout=600.0)
         except ProgramFailed:
             raise Failed(f"The image can't be converted from {format_}.", retryable=False) from None

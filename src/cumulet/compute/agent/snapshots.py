@@ -80,9 +80,7 @@ class Snapshots:
             await self.drop(rpc.DropSnapshot(order.server_id))
             work = None
         if work is None:
-            if (await self._image(order.image_id)).status not in ("queued", "saving"):
-                return rpc.SnapshotAnswer(None)
-            work = self._work.get(order.server_id) or self._begin(order)
+            work = self._begin(order)
         assert work.task is not None
         if not work.task.done():
             return rpc.SnapshotAnswer(work.phase)
@@ -106,7 +104,7 @@ class Snapshots:
 
     async def _run(self, order: rpc.TakeSnapshot, work: _Work) -> None:
         if order.caller is not None:
-            context.use(msgspec.structs.replace(order.caller, token=order.token))
+            context.use(msgspec.structs.replace(order.caller, token=order.token, accepted=True))
         try:
             async with self._room:
                 await self._take(order, work)
@@ -141,10 +139,10 @@ class Snapshots:
     async def _image(self, image_id: str) -> ImageRecord:
         for _ in range(_TRIES):
             try:
-                return await self._tools.image.image(image_id, as_service=True)
+                return await self._tools.image.image(image_id)
             except Unavailable:
                 await clock.sleep(1.0)
-        return await self._tools.image.image(image_id, as_service=True)
+        return await self._tools.image.image(image_id)
 
     async def _wanted(self, image_id: str) -> bool:
         """Whether the image still waits for its data; one that an upload of a dead agent holds is waited for."""

@@ -17,13 +17,14 @@ from cumulet.compute.sagas.params import CreateImage, VolumeSnapshot
 from cumulet.kernel import clock, ids
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Row, Transaction
-from cumulet.kernel.errors import Conflict, NotFound, OverQuota
+from cumulet.kernel.errors import Conflict, Forbidden, NotFound, OverQuota
 
 _SIGNATURE: Final = ("img_signature_hash_method", "img_signature", "img_signature_key_type",
                      "img_signature_certificate_uuid")  # fmt: skip
 _NOT_INHERITED: Final = frozenset({
     "cache_in_nova", "bittorrent", "block_device_mapping", "bdm_v2", "root_device_name", "stores", "direct_url",
-    "locations", *_SIGNATURE,
+    "locations", "image_id", "image_name", "size", "checksum", "container_format", "disk_format", "min_disk", "min_ram",
+    *_SIGNATURE,
 })  # fmt: skip
 _REGISTERED_WITHIN: Final = 20.0
 """Seconds that the answer waits for the image's record."""
@@ -83,8 +84,8 @@ async def _least(compute: Compute, row: Row, devices: Sequence[Row]) -> tuple[in
     if not row["image_id"]:
         return disk, 0
     try:
-        image = await compute.image.image(row["image_id"], as_service=True)
-    except NotFound:
+        image = await compute.image.image(row["image_id"])
+    except (NotFound, Forbidden):
         return disk, 0
     return max(disk, image.min_disk), image.min_ram
 

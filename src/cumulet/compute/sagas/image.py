@@ -71,6 +71,8 @@ async def capture(run: Run) -> None:
     params: CreateImage = run.params
     if params.volumes:
         return await _snapshot_volumes(run)
+    if (await _ours(run)).status not in ("queued", "saving"):
+        return None  # asked by us: a joined host is nobody who may look at everybody's images
     server = await world.server(run.subject)
     if not server["host"]:
         raise Failed(f"Instance {run.subject} is on no host.")

@@ -33,6 +33,8 @@ class Image:
     web: Web
     session: ServiceSession
     limits: Limits
+    node: str = ""
+    """The machine, as its cache's entries name it."""
     engine: SagaEngine = field(init=False)
     loops: dict[str, Loop] = field(default_factory=dict)
 

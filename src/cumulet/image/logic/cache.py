@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cache of image data on this machine, for stores that are far away.
+"""A cache of image data on this machine, for stores that are far away; each machine knows only its own entries.
 
 A reconciler fetches what was queued; a download of a cached image is served
 from here. What the cache holds may be thrown away at any time.
@@ -25,13 +25,20 @@ from cumulet.kernel.errors import Fault
 _log = logging.getLogger(__name__)
 
 
+def _mine(image: Image) -> Any:
+    return cache.c.node == image.node
+
+
 async def queue(image: Image, image_id: str) -> None:
     """Ask for an image to be fetched; one that is cached or queued stays so."""
     now = clock.now()
-    row = {"image_id": image_id, "key": None, "size": 0, "hits": 0, "created_at": now, "accessed_at": now}
+    row = {
+        "node": image.node, "image_id": image_id, "key": None, "size": 0, "hits": 0, "created_at": now,
+        "accessed_at": now,
+    }  # fmt: skip
 
     async def body(tx: Transaction) -> None:
-        if await tx.first(select(cache).where(cache.c.image_id == image_id)) is None:
+        if await tx.first(select(cache).where(_mine(image), cache.c.image_id == image_id)) is None:
             await tx.insert(cache, row)
 
     try:
@@ -43,12 +50,12 @@ async def queue(image: Image, image_id: str) -> None:
 
 async def entries(image: Image) -> list[Row]:
     """What is queued (without a key) and cached."""
-    return await image.database.all(select(cache).order_by(cache.c.created_at, cache.c.image_id))
+    return await image.database.all(select(cache).where(_mine(image)).order_by(cache.c.created_at, cache.c.image_id))
 
 
 async def fetch_queued(image: Image) -> None:
     """Fetch what waits; what can't be fetched is dropped from the queue."""
-    for entry in await image.database.all(select(cache.c.image_id).where(cache.c.key.is_(None))):
+    for entry in await image.database.all(select(cache.c.image_id).where(_mine(image), cache.c.key.is_(None))):
         await _fetch(image, entry["image_id"])
 
 
@@ -70,7 +77,7 @@ async def _fetch(image: Image, image_id: str) -> None:
         await drop(image, [image_id])
         return
     values = {"key": key, "size": received.size, "created_at": clock.now(), "accessed_at": clock.now()}
-    waits = cache.update().where(cache.c.image_id == image_id, cache.c.key.is_(None))
+    waits = cache.update().where(_mine(image), cache.c.image_id == image_id, cache.c.key.is_(None))
     good = row["os_hash_value"] in (None, received.digest) or row["os_hash_algo"] != "sha512"
     if not good or not await image.database.run(lambda tx: tx.run(waits.values(**values)), durable=False):
         await image.cached.delete(key)
@@ -78,7 +85,8 @@ async def _fetch(image: Image, image_id: str) -> None:
 
 async def open_cached(image: Image, row: Row, offset: int, length: int | None) -> Reader | None:
     """The cached bytes of an image; None when they are not here."""
-    entry = await image.database.first(select(cache).where(cache.c.image_id == row["id"], cache.c.key.is_not(None)))
+    mine = select(cache).where(_mine(image), cache.c.image_id == row["id"], cache.c.key.is_not(None))
+    entry = await image.database.first(mine)
     if entry is None:
         return None
     try:
@@ -86,7 +94,7 @@ async def open_cached(image: Image, row: Row, offset: int, length: int | None) -
     except FileNotFoundError:
         await drop(image, [row["id"]])
         return None
-    read = cache.update().where(cache.c.image_id == row["id"])
+    read = cache.update().where(_mine(image), cache.c.image_id == row["id"])
     seen = read.values(hits=cache.c.hits + 1, accessed_at=clock.now())
     await image.database.run(lambda tx: tx.run(seen), durable=False)
     return reader
@@ -94,7 +102,9 @@ async def open_cached(image: Image, row: Row, offset: int, length: int | None) -
 
 async def drop(image: Image, image_ids: list[str] | None = None, *, queued: bool = True, cached: bool = True) -> None:
     """Forget entries (None: all) of the queue, of the cache, or of both."""
-    condition: Any = cache.c.image_id.is_not(None) if image_ids is None else cache.c.image_id.in_(image_ids)
+    condition: Any = _mine(image)
+    if image_ids is not None:
+        condition &= cache.c.image_id.in_(image_ids)
     if not queued:
         condition &= cache.c.key.is_not(None)
     if not cached:
@@ -114,13 +124,14 @@ async def clean(image: Image) -> None:
     """Make files and entries agree: a file without an entry goes, and an entry without a file."""
     keys = set(await image.cached.list())
     held = {}
-    for entry in await image.database.all(select(cache.c.image_id, cache.c.key).where(cache.c.key.is_not(None))):
+    filled = select(cache.c.image_id, cache.c.key).where(_mine(image), cache.c.key.is_not(None))
+    for entry in await image.database.all(filled):
         held[entry["key"]] = entry["image_id"]
     await drop(image, [image_id for key, image_id in held.items() if key not in keys])
 
 
 async def drop_orphans(image: Image) -> None:
-    """Delete files of the cache that no entry names, unless one is being fetched."""
+    """Delete files of the cache that no entry of any machine names, unless one is being fetched."""
     keys = await image.cached.list()
     if keys and await image.database.first(select(cache).where(cache.c.key.is_(None))) is None:
         known = {row["key"] for row in await image.database.all(select(cache.c.key))}
@@ -131,10 +142,11 @@ async def drop_orphans(image: Image) -> None:
 
 async def prune(image: Image) -> tuple[int, int]:
     """Make the cache as small as it may be, oldest reads first; (files, bytes) that went."""
-    total = await image.database.first(select(func.coalesce(func.sum(cache.c.size), 0).label("n")))
+    size = func.coalesce(func.sum(cache.c.size), 0).label("n")
+    total = await image.database.first(select(size).where(_mine(image)))
     assert total is not None
     left, files, freed = int(total["n"]), 0, 0
-    oldest = select(cache).where(cache.c.key.is_not(None)).order_by(cache.c.accessed_at)
+    oldest = select(cache).where(_mine(image), cache.c.key.is_not(None)).order_by(cache.c.accessed_at)
     for entry in await image.database.all(oldest):
         if left <= image.config.cache_max_mib * MIB:
             break
