@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from cumulet.kernel.bus import names
-from cumulet.kernel.bus.names import CONTROLLER, Address, host_of, rights_of, user_of
+from cumulet.kernel.bus.names import CONTROLLER, Address, rights_of, user_of
 from cumulet.kernel.errors import Invalid
+from cumulet.kernel.hostnames import host_of
 
 RIGHTS = rights_of("h1", calls=["a.conductor", "b.api"], serves=["a.agent"])
 

@@ -41,7 +41,6 @@ class CloudConfig(msgspec.Struct, forbid_unknown_fields=True):
     """``https://administrator@host:15671``: the broker's management API, for hosts that join to get users there."""
     host: str = ""
     """The name of this machine in the cloud; empty: its own."""
-
     ca: str = ""
     """A file (PEM) with the authorities that vouch for the certificates of ``https`` endpoints, ``amqps`` brokers and
     a ``verify-full`` database, unless a URL names its own; empty: the system's."""

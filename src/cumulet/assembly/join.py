@@ -23,8 +23,9 @@ import msgspec
 from cumulet.assembly.config import OF_HOSTS, cloud_config
 from cumulet.assembly.place import Place, Taken
 from cumulet.kernel import ids
-from cumulet.kernel.bus.names import checked_host, user_of
+from cumulet.kernel.bus.names import user_of
 from cumulet.kernel.errors import Invalid
+from cumulet.kernel.hostnames import checked_host
 from cumulet.kernel.registry import HOST_SECRET, METADATA_KEY
 from cumulet.kernel.secrets import SecretFile
 from cumulet.kernel.settings import Settings, SettingsError

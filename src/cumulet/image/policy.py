@@ -32,7 +32,13 @@ _METADEF_WRITES = (
     "delete_metadef_tags",
 )  # fmt: skip
 
+_BY_SERVICES = "cumulet:images:by_services"
+BESIDES = dict.fromkeys(("get_image", "download_image", "upload_image"), _BY_SERVICES)
+"""A host fetches an image for a server, or fills one that was asked for, also when the user's token was revoked
+meanwhile; it has no role but ``service``."""
+
 RULES = [
+    Rule(_BY_SERVICES, "role:service", description="Read and fill images, as a service with no user behind it."),
     Rule("default", "", _ANY),
     Rule("context_is_admin", "role:admin", _ANY),
     Rule("service_api", "role:service or role:admin", _ANY),

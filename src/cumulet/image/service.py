@@ -20,7 +20,7 @@ from cumulet.image.logic import images as image_logic
 from cumulet.image.logic.limits import Limits
 from cumulet.image.logic.metadefs import load_published
 from cumulet.image.models import METADATA, images, sagas
-from cumulet.image.policy import RULES
+from cumulet.image.policy import BESIDES, RULES
 from cumulet.image.published import published
 from cumulet.image.sagas import ALL
 from cumulet.image.states import ACTIVE, DELETED
@@ -42,7 +42,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     config = parts.settings.section("image", ImageConfig)
     folder = parts.data / "image"
     pool = Pool("image", 4)
-    policy = Policy(RULES)
+    policy = Policy(RULES, besides=BESIDES)
     session = ServiceSession(parts.transport, "image", parts.secrets.get("service:image"))
     web = Web(config)
     image = Image(

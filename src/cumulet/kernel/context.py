@@ -11,6 +11,8 @@ from contextvars import ContextVar
 
 import msgspec
 
+from cumulet.kernel.hostnames import host_of
+
 
 class Context(msgspec.Struct, frozen=True):
     """The caller, as identity vouched for it. Tokens are never serialised with it (see `journal`)."""
@@ -49,6 +51,17 @@ class Context(msgspec.Struct, frozen=True):
     def is_service(self) -> bool:
         """Whether a service itself calls, or vouches for the caller by its own token."""
         return "service" in self.service_roles or "service" in self.roles
+
+    @property
+    def serves(self) -> bool:
+        """Whether a service or a host calls by itself, with no user behind it."""
+        return "service" in self.roles
+
+    @property
+    def host(self) -> str | None:
+        """The joined host whose own user calls; None for everybody else."""
+        own = self.serves and self.user_domain_id == "default" and not self.is_admin
+        return host_of(self.user_name or "") if own else None
 
     def policy_view(self) -> dict[str, object]:
         """The credentials that policy rules are written about, in upstream's names."""

@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy import MetaData
 
 from cumulet.kernel.bus import Bus
-from cumulet.kernel.bus.names import user_of_host
 from cumulet.kernel.db import Database
+from cumulet.kernel.hostnames import user_of_host
 from cumulet.kernel.http.api import Authenticator
 from cumulet.kernel.secrets import Seal, SecretFile
 from cumulet.kernel.settings import Settings

@@ -90,7 +90,18 @@ _RULES: list[tuple[str, str]] = [
     ("volume:availability_zone_list", ""),
 ]
 
+_CONNECT = "cumulet:volumes:connect_by_services"
+BESIDES = dict.fromkeys(
+    (
+        "volume:get", "volume:attachment_create", "volume:attachment_update", "volume:attachment_complete",
+    ),
+    _CONNECT,
+)  # fmt: skip
+"""A host connects the volumes of its servers, also when the user's token was revoked meanwhile; it has no role but
+``service``."""
+
 RULES = [
+    Rule(_CONNECT, "role:service", description="See and connect any volume, as a service with no user behind it."),
     Rule("context_is_admin", "role:admin", _ANY),
     Rule("admin_api", "role:admin", _ANY),
     Rule("xena_system_admin_or_project_reader", "(role:admin) or (role:reader and project_id:%(project_id)s)", _ANY),

@@ -56,7 +56,7 @@ async def _control(
     from cumulet.volume.logic import Volume
     from cumulet.volume.logic.types import ensure_default
     from cumulet.volume.models import METADATA, QUOTA_LIMITS, QUOTA_USAGE, SAGAS
-    from cumulet.volume.policy import RULES
+    from cumulet.volume.policy import BESIDES, RULES
     from cumulet.volume.sagas import ALL
     from cumulet.volume.sagas.world import World
 
@@ -68,7 +68,7 @@ async def _control(
         sole=bool(parts.options.get("sole", True)),
     )  # fmt: skip
     ear = Ear(engine, parts.bus, "volume", parts.host)
-    policy = Policy(RULES)
+    policy = Policy(RULES, besides=BESIDES)
     volume = Volume(
         database=database,
         config=config,

@@ -7,105 +7,32 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
 
 from cumulet.insight.logic import hosts as logic
 from cumulet.insight.logic.throttle import Throttle
 from cumulet.kernel import clock
-from tests.cloud import Reply, TestCloud, running_cloud
+from tests.cloud import running_cloud
+from tests.contract.insight.joining import BASE, CLAIM, SECTION, World, joinable_cloud
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-BASE = "/cumulet/v1"
-CLAIM = "c" * 43
-SECTION = {"network": {"dns_domain": "example.test"}}
-
-
-@dataclass
-class Management:
-    """The management API of a broker: its users and what they may do."""
-
-    users: dict[str, Any] = field(default_factory=dict)
-    rights: dict[str, Any] = field(default_factory=dict)
-    broken: bool = False
-
-    async def answer(self, request: web.Request) -> web.Response:
-        if self.broken:
-            return web.Response(status=500)
-        assert request.headers["Authorization"].startswith("Basic ")
-        parts = [unquote(part) for part in request.raw_path.split("/")[2:]]
-        kept = self.users if parts[0] == "users" else self.rights
-        if request.method == "DELETE":
-            return web.Response(status=204 if kept.pop(parts[-1], None) else 404)
-        kept[parts[-1]] = await request.json()
-        return web.Response(status=201)
-
-
-@dataclass
-class World:
-    cloud: TestCloud
-    broker: Management
-    admin: str
-
-    async def call(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> Reply:
-        return await self.cloud.request(method, BASE + path, body, token=self.admin if token is None else token)
-
-    async def token(self, **given: Any) -> str:
-        reply = await self.call("POST", "/join-tokens", given)
-        assert reply.status == 201, reply.data
-        made: str = reply.json["token"]
-        return made
-
-    async def join(self, token: str, host: str, claim: str = CLAIM) -> Reply:
-        return await self.call("POST", "/join", {"token": token, "host": host, "claim": claim}, token="")
-
-    async def users(self, host: str) -> list[dict[str, Any]]:
-        path = f"/identity/v3/users?name=cumulet-host%2B{host}"
-        found: list[dict[str, Any]] = (await self.cloud.request("GET", path, token=self.admin)).json["users"]
-        return found
-
-    async def login(self, host: str, password: str) -> Reply:
-        domain = {"id": "default"}
-        user = {"name": f"cumulet-host+{host}", "domain": domain, "password": password}
-        auth = {
-            "identity": {"methods": ["password"], "password": {"user": user}},
-            "scope": {"project": {"name": "service", "domain": domain}},
-        }
-        return await self.cloud.request("POST", "/identity/v3/auth/tokens", {"auth": auth})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    broker = Management()
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", broker.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    port = runner.addresses[0][1]
-    joining = {
-        "bus": "amqps://control@mq1.test:5671,mq2.test/cloud?cafile=/nowhere", "bus_ca": "PEM",
-        "management": f"http://admin:pw@127.0.0.1:{port}", "endpoints": {"identity": ["http://c.test/identity"]},
-        "url": "http://c.test", "region": "R", "sections": SECTION, "calls": ["a.b"], "serves": ["c.d"],
-    }  # fmt: skip
-    folder = tmp_path_factory.mktemp("hosts")
-    try:
-        async with running_cloud(folder, options={"joining": joining}) as cloud:
-            yield World(cloud, broker, await cloud.login("admin"))
-    finally:
-        await runner.cleanup()
+    async with joinable_cloud(tmp_path_factory.mktemp("hosts")) as made:
+        yield made
 
 
 async def test_what_a_host_is_told(world: World) -> None:
     made = await world.call("POST", "/join-tokens", {"seconds": 60})
     assert made.status == 201
     assert set(made.json) == {"token", "host", "expires_at"}
+    assert made.json["token"].startswith("join-"), "it stands on a command line, where a dash makes an option"
     reply = await world.join(made.json["token"], "told")
     assert reply.status == 201, reply.data
     told = reply.json

@@ -42,7 +42,7 @@ async def load(image: Image, caller: Context, image_id: str) -> Row:
         membership = await image.database.first(select(members).where(key))
     row["member_id"] = caller.project_id if membership else None
     owned = row["owner"] is not None and row["owner"] == caller.project_id
-    seen = caller.is_admin or owned or membership or row["visibility"] in ("public", "community")
+    seen = caller.is_admin or caller.serves or owned or membership or row["visibility"] in ("public", "community")
     if not seen or not image.policy.allows("get_image", caller, target_of(row)):
         raise missing(image_id)
     await decorate(image, image.database, [row])

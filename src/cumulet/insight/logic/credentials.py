@@ -14,8 +14,9 @@ import msgspec
 
 from cumulet.client.session import ServiceSession
 from cumulet.kernel.bus.broker import Broker
-from cumulet.kernel.bus.names import Address, user_of, user_of_host
+from cumulet.kernel.bus.names import Address, user_of
 from cumulet.kernel.errors import Conflict, NotFound
+from cumulet.kernel.hostnames import user_of_host
 from cumulet.kernel.registry import HOST_SECRET, METADATA_KEY
 from cumulet.kernel.secrets import SecretFile, derive
 
@@ -106,7 +107,8 @@ class Credentials:
 
     def _broker(self) -> Broker:
         password = self._secrets.get("bus_management") if self._secrets.known("bus_management") else ""
-        return Broker(self._joining.management, Address.parse(self._joining.bus).vhost, password=password)
+        vhost = Address.parse(self._joining.bus).vhost
+        return Broker(self._joining.management, vhost, password=password, ca=self._joining.ca)
 
     async def _identity(self, method: str, path: str, body: Any = None) -> Any:
         return await self._session.call("identity", method, path, body, as_service=True)

@@ -22,13 +22,15 @@ from cumulet.insight.logic.records import Records, refused
 from cumulet.insight.logic.throttle import Throttle
 from cumulet.insight.models import HOSTS, JOIN_TOKENS, PROCESSES
 from cumulet.kernel import clock, ids
-from cumulet.kernel.bus.names import checked_host
 from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.errors import Conflict, Fault, Forbidden, NotFound
+from cumulet.kernel.hostnames import checked_host
 
 _log = logging.getLogger(__name__)
 JOINING, JOINED, REMOVING, REMOVED = "joining", "joined", "removing", "removed"
 WRONG: Final = "This join token is not good here: it is unknown, was used, has expired, or is for another host."
+_PREFIX: Final = "join-"
+"""So that no token looks like an option on the command line."""
 _KEPT = 30 * 86_400.0
 """Seconds for which a removed host can still be told that it was removed."""
 _AGAIN = 1.0
@@ -54,7 +56,7 @@ class Hosts:
     async def new_token(self, *, host: str | None, seconds: float, by: str | None) -> Row:
         """A join token, shown this once; ``host``: only for a host of this name, even one that is there already."""
         self.credentials.check()
-        token, now = ids.new_secret(32), clock.now()
+        token, now = _PREFIX + ids.new_secret(32), clock.now()
         row = {
             "hash": digest(token), "host": checked_host(host) if host else None, "created_at": now,
             "created_by": by or "", "expires_at": now + seconds, "claim": None, "claimed_by": None, "claimed_at": None,

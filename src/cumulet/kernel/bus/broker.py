@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import ssl
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -24,14 +25,18 @@ _SECONDS = 15.0
 class Broker:
     """One virtual host of a broker, seen by an administrator."""
 
-    def __init__(self, url: str, vhost: str, *, password: str = "") -> None:
-        """``url``: ``http[s]://administrator[:password]@host:15672``; ``password`` goes before one in the URL."""
+    def __init__(self, url: str, vhost: str, *, password: str = "", ca: str | None = None) -> None:
+        """``url``: ``http[s]://administrator[:password]@host:15672``; ``password`` goes before one in the URL.
+
+        ``ca``: certificates (PEM) by which the API is trusted; None: the system's.
+        """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or not parts.username:
             raise Invalid("The broker's management API is http[s]://administrator@host:port.")
         self._base = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "/api", "", ""))
         login = f"{unquote(parts.username)}:{password or unquote(parts.password or '')}"
         self._headers = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+        self._ca = ca
         self._name, self._vhost = vhost, quote(vhost, safe="")
 
     async def ensure_vhost(self) -> None:
@@ -89,8 +94,10 @@ class Broker:
         from yarl import URL
 
         timeout = aiohttp.ClientTimeout(total=_SECONDS)
+        trusted = True if self._ca is None else ssl.create_default_context(cadata=self._ca)
         try:
-            async with aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session:
+            connector = aiohttp.TCPConnector(ssl=trusted)
+            async with aiohttp.ClientSession(headers=self._headers, timeout=timeout, connector=connector) as session:
                 for method, path, body in requests:
                     url = URL(self._base + path, encoded=True)
                     async with session.request(method, url, json=body, allow_redirects=False) as answer:

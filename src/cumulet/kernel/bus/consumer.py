@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 
 from cumulet.kernel import context, trace
 from cumulet.kernel.bus.model import Handlers, Poison, encode_fault, handle, poison_of, set_sender
-from cumulet.kernel.bus.names import host_of
 from cumulet.kernel.errors import Unavailable
+from cumulet.kernel.hostnames import host_of
 
 _log = logging.getLogger(__name__)
 

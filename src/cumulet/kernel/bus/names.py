@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from cumulet.kernel.errors import Invalid
+from cumulet.kernel.hostnames import checked_host, user_of_host
 
 ROLES = "cumulet/role"
 """Topic exchange: to one of those who serve a role; the routing key is the topic."""
@@ -24,16 +25,6 @@ ANSWERS = "cumulet/answers"
 """Direct exchange: a host's answers to whoever asked it; the routing key is the asker's queue."""
 POISON = "cumulet/poison"
 """Fan-out exchange and queue: what was set aside."""
-
-_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-_USER = "cumulet-host+"
-
-
-def checked_host(host: str) -> str:
-    """The host's name; raises Invalid when it could not stand in names and regular expressions."""
-    if not _HOST.fullmatch(host):
-        raise Invalid("A host's name has letters, digits, dots, dashes and underscores only.")
-    return host
 
 
 def role_queue(topic: str) -> str:
@@ -58,19 +49,9 @@ def is_private_to(queue: str, host: str) -> bool:
     return queue.startswith(_home(host) + "answers/")
 
 
-def user_of_host(host: str) -> str:
-    """The user that a host has in identity."""
-    return f"{_USER}{checked_host(host)}"
-
-
 def user_of(host: str, vhost: str) -> str:
     """The broker user of a host. Users belong to the whole broker, so the name holds the virtual host too."""
     return f"{user_of_host(host)}+{vhost}"
-
-
-def host_of(user: str) -> str | None:
-    """The host whose broker user this is; None for a user of the controllers."""
-    return user.removeprefix(_USER).partition("+")[0] if user.startswith(_USER) else None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from cumulet.kernel.bus.names import Address
 from cumulet.kernel.bus.subscription import RabbitSubscription
 from cumulet.kernel.db import outside_transaction
 from cumulet.kernel.errors import Unavailable
+from cumulet.kernel.hostnames import host_of
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
@@ -56,7 +57,7 @@ class RabbitBus:
         Use `connect`.
         """
         self._user = address.user
-        self._host = names.host_of(address.user)
+        self._host = host_of(address.user)
         self._length = length
         self._link = Link(address, name or "cumulet", self._prepare, self._lost)
         self._answers = names.private_queue(self._host, "answers", ids.new_secret(18))
@@ -295,7 +296,7 @@ class RabbitBus:
         if answer is None or answer.done():
             return
         if self._host is None:
-            sender = names.host_of(message.user_id) if message.user_id else ""
+            sender = host_of(message.user_id) if message.user_id else ""
             if sender is not None and sender != host:
                 _log.warning("%s answered for somebody else", message.user_id)
                 return

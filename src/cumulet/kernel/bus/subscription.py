@@ -20,6 +20,7 @@ from cumulet.kernel.bus.consumer import Consumer
 from cumulet.kernel.bus.link import Session, failures
 from cumulet.kernel.bus.model import Envelope, encode_fault
 from cumulet.kernel.errors import Unavailable
+from cumulet.kernel.hostnames import host_of
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
@@ -160,7 +161,7 @@ def _refusal(message: AbstractIncomingMessage, number: str, user: str) -> str:
         return "it has no number"
     if not user:
         return "its sender is not known to the broker"
-    host = names.host_of(user)
+    host = host_of(user)
     if host is not None and message.reply_to and not names.is_private_to(message.reply_to, host):
         return "it wants its answer in somebody else's queue"
     return ""

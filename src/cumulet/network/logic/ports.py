@@ -20,6 +20,7 @@ from cumulet.network.errors import in_use, invalid
 from cumulet.network.logic import Document, Network, Reader, Values, Work, by_key, chosen, standard_document, tags_of
 from cumulet.network.logic.addresses import Wanted, assign, number_of
 from cumulet.network.logic.associations import disassociate
+from cumulet.network.logic.confined import ensure_own
 from cumulet.network.logic.groups import ensure_default, group_of
 from cumulet.network.logic.kinds import Kind, change, not_found
 from cumulet.network.logic.macs import new_mac
@@ -100,6 +101,7 @@ async def parent(work: Work, values: Values) -> Values:
 
 
 async def create(work: Work, values: Values) -> str:
+    ensure_own(work, values["binding:host_id"], values["device_owner"])
     network = await network_of(work, values["network_id"])
     secure = values.get("port_security_enabled", network["port_security_enabled"])
     if values["device_owner"].startswith("network:"):
@@ -217,6 +219,7 @@ async def _set_groups(work: Work, port_id: str, groups: list[str]) -> None:
 
 async def update(work: Work, before: Document, values: Values) -> None:
     key, network_id = before["id"], before["network_id"]
+    ensure_own(work, chosen(values, before, "binding:host_id"), chosen(values, before, "device_owner"), before)
     secure = chosen(values, before, "port_security_enabled")
     groups = chosen(values, before, "security_groups")
     pairs = chosen(values, before, "allowed_address_pairs")
@@ -327,6 +330,7 @@ async def _change_addresses(work: Work, before: Document, fixed_ips: list[dict[s
 async def delete(work: Work, before: Document) -> None:
     key, network_id = before["id"], before["network_id"]
     owner = before["device_owner"]
+    ensure_own(work, before["binding:host_id"], owner, before)
     if before["*"]["ours"] and owner in ROUTER_OWNERS and await _has_device(work, before):
         raise in_use(
             "ServicePortInUse",

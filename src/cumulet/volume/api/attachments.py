@@ -27,6 +27,7 @@ async def create(request: Request) -> dict[str, Any]:
     body = request.body
     if body.get("id") and not request.context.is_service:
         raise Forbidden("Only a service may choose the id of an attachment.")
+    logic.ensure_own(request.context, body.get("connector"))
     row = await volumes_logic.load(volume, request.context, body["volume_uuid"])
     request.enforce("volume:attachment_create", {"project_id": row["project_id"]})
     if row["multiattach"] and row["bootable"] and row["status"] == "in-use":
@@ -58,6 +59,7 @@ async def _list(request: Request, view: View) -> dict[str, Any]:
 
 
 async def update(request: Request) -> dict[str, Any]:
+    logic.ensure_own(request.context, request.body["connector"])
     row = await logic.connect(request.service, request.found, request.body["connector"])
     return {"attachment": request.render(ATTACHMENT, row)}
 

@@ -8,6 +8,7 @@ user could make a volume leave a guest that still writes to it (CVE-2023-2088).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from sqlalchemy import select
 from cumulet.kernel import clock, ids
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Duplicate, Row, Transaction
-from cumulet.kernel.errors import Conflict, Internal, Invalid, NotFound
+from cumulet.kernel.errors import Conflict, Forbidden, Internal, Invalid, NotFound
 from cumulet.volume.errors import InvalidVolume
 from cumulet.volume.logic import Volume
 from cumulet.volume.logic.volumes import missing
@@ -38,9 +39,15 @@ from cumulet.volume.states import (
 async def load(volume: Volume, caller: Context, attachment_id: str) -> Row:
     """One attachment; raises NotFound."""
     row = await volume.database.first(select(ATTACHMENTS).where(ATTACHMENTS.c.id == attachment_id))
-    if row is None or not (caller.is_admin or row["project_id"] == caller.project_id):
+    if row is None or not (caller.is_admin or caller.serves or row["project_id"] == caller.project_id):
         raise not_found(attachment_id)
     return row
+
+
+def ensure_own(caller: Context, connector: Mapping[str, Any] | None) -> None:
+    """Raise Forbidden where a host that calls by itself wants a volume for another host."""
+    if caller.host is not None and connector is not None and connector.get("host") != caller.host:
+        raise Forbidden(f"Host {caller.host} can't connect volumes for another host.")
 
 
 def not_found(attachment_id: str) -> NotFound:

@@ -36,7 +36,8 @@ GIB = 1024**3
 async def load(volume: Volume, caller: Context, volume_id: str) -> Row:
     """The volume with its type, words and attachments; raises NotFound."""
     row = await volume.database.first(select(VOLUMES).where(VOLUMES.c.id == volume_id))
-    if row is None or row["status"] == DELETED or not (caller.is_admin or row["project_id"] == caller.project_id):
+    seen = caller.is_admin or caller.serves or (row or {}).get("project_id") == caller.project_id
+    if row is None or row["status"] == DELETED or not seen:
         raise missing(volume_id)
     await decorate(volume, [row])
     return row

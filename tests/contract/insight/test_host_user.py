@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user of a joined host may do by itself: what its agents need, for its own host, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.cloud import Reply
+from tests.contract.insight.joining import World, joinable_cloud
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+HOST = "edge"
+
+
+@dataclass
+class Host:
+    """The host, and a member of a project."""
+
+    world: World
+    token: str
+    demo: str
+
+    async def call(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> Reply:
+        return await self.world.cloud.request(method, path, body, token=token or self.token)
+
+    async def made(self, path: str, body: Any, member: str = "") -> dict[str, Any]:
+        """Something of the project's."""
+        reply = await self.call("POST", path, body, token=self.demo)
+        assert reply.status in (200, 201, 202), reply.data
+        found: dict[str, Any] = reply.json[member] if member else reply.json
+        return found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
+    async with joinable_cloud(tmp_path_factory.mktemp("user")) as world:
+        told = (await world.join(await world.token(), HOST)).json
+        reply = await world.login(HOST, told["secrets"]["host"])
+        yield Host(world, reply.headers["x-subject-token"], await world.cloud.login("demo"))
+
+
+async def test_it_reads_a_private_image(host: Host) -> None:
+    document = {"name": "i", "disk_format": "raw", "container_format": "bare", "visibility": "private"}
+    image = await host.made("/image/v2/images", document)
+    where = f"/image/v2/images/{image['id']}"
+    octets = {"content-type": "application/octet-stream"}
+    sent = await host.world.cloud.request("PUT", f"{where}/file", token=host.demo, headers=octets, body=b"x" * 512)
+    assert sent.status == 204, sent.data
+    assert (await host.call("GET", where)).json["id"] == image["id"]
+    assert (await host.call("GET", f"{where}/file")).data == b"x" * 512
+    assert (await host.call("DELETE", where)).status == 403
+    change = [{"op": "replace", "path": "/name", "value": "stolen"}]
+    patch = {"content-type": "application/openstack-images-v2.1-json-patch"}
+    assert (await host.world.cloud.request("PATCH", where, change, token=host.token, headers=patch)).status == 403
+
+
+async def test_it_connects_volumes_for_itself_only(host: Host) -> None:
+    volume = await host.made("/volume/v3/volumes", {"volume": {"size": 1}}, "volume")
+    where = f"/volume/v3/volumes/{volume['id']}"
+    async with asyncio.timeout(60):
+        while (await host.call("GET", where)).json["volume"]["status"] != "available":
+            await asyncio.sleep(0.02)
+    version = {"openstack-api-version": "volume 3.44"}
+
+    async def volumes(method: str, path: str, body: Any = None) -> Reply:
+        return await host.world.cloud.request(method, f"/volume/v3{path}", body, token=host.token, headers=version)
+
+    wanted = {"volume_uuid": volume["id"], "instance_uuid": "3f1c1c52-6d0e-4d0e-9d43-0e9a3b7c2f10"}
+    made = await volumes("POST", "/attachments", {"attachment": wanted})
+    assert made.status == 200, made.data
+    attachment = f"/attachments/{made.json['attachment']['id']}"
+    other = await volumes("PUT", attachment, {"attachment": {"connector": {"host": "node-1"}}})
+    assert (other.status, "another host" in other.data.decode()) == (403, True)
+    assert (await volumes("PUT", attachment, {"attachment": {"connector": {"host": HOST}}})).status == 200
+    assert (await volumes("DELETE", f"/volumes/{volume['id']}")).status == 403
+    assert (
+        await volumes("POST", f"/volumes/{volume['id']}/action", {"os-reset_status": {"status": "error"}})
+    ).status == 403
+
+
+async def test_it_binds_guests_ports_to_itself_only(host: Host) -> None:
+    network = await host.made("/network/v2.0/networks", {"network": {"name": "n"}}, "network")
+    await host.made(
+        "/network/v2.0/subnets",
+        {"subnet": {"network_id": network["id"], "cidr": "10.79.0.0/24", "ip_version": 4}}, "subnet",
+    )  # fmt: skip
+    port = await host.made("/network/v2.0/ports", {"port": {"network_id": network["id"]}}, "port")
+    where = f"/network/v2.0/ports/{port['id']}"
+    own = {"binding:host_id": HOST, "device_id": "d", "device_owner": "compute:nova"}
+    assert (await host.call("PUT", where, {"port": {**own, "binding:host_id": "node-1"}})).status == 403
+    assert (await host.call("PUT", where, {"port": {**own, "device_owner": "network:dhcp"}})).status == 403
+    bound = await host.call("PUT", where, {"port": own})
+    assert (bound.status, bound.json["port"]["binding:host_id"]) == (200, HOST)
+    spoof = {"network_id": network["id"], "device_owner": "network:dhcp", "binding:host_id": HOST}
+    assert (await host.call("POST", "/network/v2.0/ports", {"port": spoof})).status == 403
+    moved = await host.call("PUT", where, {"port": {"binding:host_id": "node-1"}}, token=host.world.admin)
+    assert moved.status == 200
+    assert (await host.call("PUT", where, {"port": own})).status == 403, "it is another host's now"
+    assert (await host.call("DELETE", where)).status == 403
+    assert (await host.call("DELETE", f"/network/v2.0/networks/{network['id']}")).status in (403, 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/compute/v2.1/os-services"), ("GET", "/compute/v2.1/os-hypervisors"), ("GET", "/identity/v3/users"),
+        ("GET", "/identity/v3/projects"), ("GET", "/cumulet/v1/roles"), ("DELETE", "/cumulet/v1/hosts/node-1"),
+        ("GET", "/volume/v3/cumulet/hosts/node-1"), ("GET", "/volume/v3/os-services"),
+    ],
+)  # fmt: skip
+async def test_it_is_no_administrator(host: Host, method: str, path: str) -> None:
+    assert (await host.call(method, path)).status == 403
