@@ -246,9 +246,9 @@ async def test_a_host_is_removed(spread: Spread, server: dict[str, Any], hosts: 
         assert await rows(spread, f"/placement/resource_providers?name={name}", "resource_providers") == []
         assert await rows(spread, f"/identity/v3/users?name=cumulet-host%2B{name}", "users") == []
         assert await rows(spread, f"/volume/v3/os-services?host={name}", "services") == []
-        late = spread.join(name=name)
-        assert await late.ended(READY_WITHIN) == 1
-        assert f"host {name} was removed from the cloud" in late.said()
+    late = spread.join(name=hosts[0])
+    assert await late.ended(READY_WITHIN) == 1
+    assert f"host {hosts[0]} was removed from the cloud" in late.said()
     assert {one["name"] for one in await command(spread, "host", "list")} == {"host-0"}
     verdict = (await spread.request("GET", "/cumulet/v1/check")).json
     assert not [one for one in verdict["findings"] if any(name in str(one) for name in hosts)]

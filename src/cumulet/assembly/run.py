@@ -68,6 +68,8 @@ def run_roles(wish: Wish, roles: Iterable[str], *, port: int | None, log: Callab
             place.lock_name(f"{package}.db")  # an SQLite file belongs to one process
     secrets = SecretFile(Path(config.secrets) if config.secrets else wish.data / "secrets.json")
     _check_secrets(secrets, wanted)
+    if secrets.known(HOST_SECRET) and (wish.name, wish.hosts) != (config.host, 1):
+        raise SettingsError(f"[cloud] host: this machine joined the cloud as {config.host}, and is no other host")
     if wish.hosts > 1 and secrets.known(HOST_SECRET):
         raise SettingsError(f"{wish.data} joined the cloud as one host; --hosts needs the secrets of a controller")
     real = wish.hypervisor == "libvirt" and bool(wanted & HOST_ROLES)
@@ -86,10 +88,17 @@ def run_roles(wish: Wish, roles: Iterable[str], *, port: int | None, log: Callab
 
         return uvloop.run(_serve(wish, wanted, port))
 
+    def told(wish: Wish) -> int:
+        try:
+            return serve(wish)
+        except SettingsError as error:  # to the parent an exception is a crash, after which it starts us again
+            _log.error("%s", error)
+            return 1
+
     if real:
         if os.geteuid() != 0:
             raise PermissionError("real guests need root: run it with sudo, or with --hypervisor simulated")
-        return as_root(wish, place, log, serve)
+        return as_root(wish, place, log, told)
     log()
     return serve(wish)
 
@@ -185,7 +194,8 @@ async def _serve_on(listener: socket.socket | None, wish: Wish, roles: frozenset
         await asyncio.gather(starting, dismissed, return_exceptions=True)
         await _end(cloud, server, serving)
     if cloud.dismissed.is_set():
-        raise SettingsError(said(wish.name))
+        _log.error("%s", said(wish.name))
+        return 1
     return 0
 
 

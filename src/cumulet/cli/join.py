@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from pathlib import Path
@@ -64,7 +65,8 @@ def _join(url: str | None, token: str | None, given: dict[str, Any]) -> int:
         if (settings := joined(data)) is None:
             raise click.UsageError(f"this machine has not joined a cloud (in {data}); give URL and TOKEN")
         if given["no_run"]:
-            click.echo(f"joined; what this host needs to know is in {data}")
+            kept = {"settings": str(settings), "data": str(data)}
+            click.echo(json.dumps(kept) if given["as_json"] else f"joined; what this host needs to know is in {data}")
             return 0
     except (JoinError, Taken, SettingsError, OSError) as error:
         click.echo(f"cumulet: {error}", err=True)
