@@ -14,7 +14,7 @@ import pytest_asyncio
 from tests.cloud import PASSWORD, Reply, TestCloud, running_cloud
 
 NEWEST = "2.104"
-DEADLINE = 20.0
+DEADLINE = 120.0
 
 
 @dataclass(frozen=True)
