@@ -52,7 +52,7 @@ clientfunctional: setup  ## the openstack client's own functional tests: make cl
 fuzz: setup  ## requests made from the OpenAPI documents: make fuzz ARGS='identity --examples 60'
 	@$(BIN)/python tools/fuzz.py $(ARGS)
 
-chaos: setup  ## kill a cloud of its own and judge it: make chaos ARGS='--kills 200 --seed 1' (or --every-point)
+chaos: setup  ## kill a cloud of its own and judge it: make chaos ARGS='--kills 200 --seed 1' (--spread, --every-point)
 	@$(BIN)/cumulet chaos $(ARGS)
 
 bench: setup  ## how soon a cloud answers, on this machine

@@ -120,14 +120,24 @@ async def one_round(cloud: SpreadCloud, site: Site, database: Any, part: Part) -
     return load.sent, len(load.failed), last, held, max(rests, default=0.0)
 
 
+async def at_rest(site: Site) -> list[dict[str, Any]]:
+    """The servers, once each is ACTIVE or ERROR."""
+    while True:
+        servers = await site.user.servers()
+        if all(one["status"] in ("ACTIVE", "ERROR") for one in servers):
+            return servers
+        await asyncio.sleep(0.05)
+
+
 async def all_at_rest(site: Site) -> None:
     """Wait until every server is ACTIVE or ERROR, then delete them all."""
-    while any(one["status"] not in ("ACTIVE", "ERROR") for one in await site.user.servers()):
-        await asyncio.sleep(0.05)
-    for one in await site.user.servers():
+    for one in await at_rest(site):
         await site.user.ask("DELETE", f"/compute/v2.1/servers/{one['id']}")
-    while await site.user.servers():
-        await asyncio.sleep(0.05)
+    await site.user.when(lambda: none_left(site), 120)
+
+
+async def none_left(site: Site) -> bool:
+    return not await site.user.servers()
 
 
 async def agent_round(cloud: SpreadCloud, site: Site, part: Part) -> tuple[float, dict[str, int]]:
@@ -138,11 +148,10 @@ async def agent_round(cloud: SpreadCloud, site: Site, part: Part) -> tuple[float
     await asyncio.sleep(AWAY)
     await cloud.revive(part)
     back = time.monotonic()
-    while any(one["status"] not in ("ACTIVE", "ERROR") for one in await site.user.servers()):
-        await asyncio.sleep(0.05)
+    servers = await at_rest(site)
     took = time.monotonic() - back
     ends: dict[str, int] = {}
-    for one in await site.user.servers():
+    for one in servers:
         ends[one["status"]] = ends.get(one["status"], 0) + 1
     await all_at_rest(site)
     return took, ends
@@ -150,7 +159,7 @@ async def agent_round(cloud: SpreadCloud, site: Site, part: Part) -> tuple[float
 
 async def measure(folder: Path, below: Any, rounds: int) -> None:
     async with Nursery() as nursery:
-        cloud = SpreadCloud(folder / "spread", below.database, below.bus, launcher=nursery)
+        cloud = SpreadCloud(folder / "spread", below.database, below.bus, launcher=nursery, halts=False)
         database = await asyncpg.connect(below.database)
         try:
             await cloud.start()
@@ -168,7 +177,10 @@ async def measure(folder: Path, below: Any, rounds: int) -> None:
                     part = cloud.hosts[number % len(cloud.hosts)]
                     took, ends = await agent_round(cloud, site, part)
                     told = ", ".join(f"{count} {status}" for status, count in ends.items())
-                    print(f"{part.name} away for {AWAY:g} s: all at rest {took:.2f} s after it was back: {told}", flush=True)
+                    print(
+                        f"{part.name} away for {AWAY:g} s: all at rest {took:.2f} s after it was back: {told}",
+                        flush=True,
+                    )
         finally:
             await database.close()
             await cloud.stop()

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, String, Table, func, select
 
+from cumulet.cli.chaos.relay import Relay, database_of, dsn_through
 from cumulet.kernel.db import Database, Duplicate, Json, Time, Transaction, outside_transaction
 from cumulet.kernel.db.postgres import PostgresDatabase
 from cumulet.kernel.db.schema import SchemaTooNew, ensure_schema
 from cumulet.kernel.db.sqlite import SqliteDatabase
-from cumulet.kernel.errors import Invalid
+from cumulet.kernel.errors import Invalid, Unavailable
 
 METADATA = MetaData()
 THINGS = Table(
@@ -226,4 +227,40 @@ async def test_what_was_committed_is_there_after_the_end(tmp_path: Path) -> None
         await ensure_schema(database, METADATA, None)
         assert len(await database.all(select(THINGS))) == earlier
         await _add(database, f"t{earlier}")
+        await database.close()
+
+
+@pytest.mark.postgres
+async def test_a_silent_server_is_away_and_comes_back(postgres: str, tmp_path: Path) -> None:
+    """Behind a broken line nothing is refused and nothing answers: whoever waits is told so, and later all goes on."""
+    async with Relay(database_of(postgres)) as relay:
+        schema = f"s{abs(hash(tmp_path)) % 10**9}"
+        dsn = dsn_through(postgres, relay.port)
+        database = await PostgresDatabase.connect(dsn, schema, connections=2, patience=1.0)
+        await ensure_schema(database, METADATA, None)
+        await _add(database, "a")
+        relay.silence()
+        with pytest.raises(Unavailable, match="The database can't"):
+            await database.all(select(THINGS))
+        with pytest.raises(Unavailable, match="The database can't"):
+            await _add(database, "b")
+        told = await asyncio.gather(*(database.all(select(THINGS)) for _ in range(5)), return_exceptions=True)
+        assert {type(one) for one in told} == {Unavailable}
+        relay.mend()
+
+        async def cut_in_the_middle(tx: Transaction) -> None:
+            await tx.insert(THINGS, {"id": "d"})
+            relay.silence()
+            await tx.insert(THINGS, {"id": "e"})
+
+        with pytest.raises(Unavailable, match="The database can't"):
+            await database.run(cut_in_the_middle)
+        relay.mend()
+        assert [row["id"] for row in await database.all(select(THINGS))] == ["a"]
+        await _add(database, "c")
+        relay.refuse()
+        with pytest.raises(Unavailable, match="The database can't"):
+            await database.all(select(THINGS))
+        relay.mend()
+        assert len(await database.all(select(THINGS))) == 2
         await database.close()

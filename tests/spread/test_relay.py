@@ -125,10 +125,10 @@ async def test_nobody_at_the_other_end_is_an_end() -> None:
     ("dsn", "target", "through"),
     [
         ("postgresql://cumulet@/postgres?host=/tmp/pg", "/tmp/pg/.s.PGSQL.5432",
-         "postgresql://cumulet@127.0.0.1:7/postgres"),
+         "postgresql://cumulet:unread@127.0.0.1:7/postgres"),
         ("postgresql://u:p%40@db:55/x?sslmode=require", ("db", 55),
          "postgresql://u:p%40@127.0.0.1:7/x?sslmode=require"),
-        ("postgresql://u@db/x?port=66", ("db", 66), "postgresql://u@127.0.0.1:7/x"),
+        ("postgresql://u@db/x?port=66", ("db", 66), "postgresql://u:unread@127.0.0.1:7/x"),
     ],
 )  # fmt: skip
 def test_a_dsn_leads_through_a_relay(dsn: str, target: Target, through: str) -> None:

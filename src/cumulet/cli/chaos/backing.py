@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import signal
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,9 @@ def backing(given: Mapping[str, Any]) -> Iterator[Backing]:
         )  # fmt: skip
         return
     with ExitStack() as stack:
+        # told to end, we take what we started with us
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGTERM, before)
         postgres = Postgres.made()
         stack.callback(postgres.remove)
         node = make_node()

@@ -178,9 +178,11 @@ def database_of(dsn: str) -> Target:
 
 
 def dsn_through(dsn: str, port: int) -> str:
-    """The same database through a relay."""
+    """The same database through a relay; a local socket that asks for no password gets one that it does not read."""
     parts = urlsplit(dsn)
     login = parts.netloc.rpartition("@")[0]
+    if login and ":" not in login:
+        login += ":unread"  # over TCP settings must name one
     query = {key: one for key, (one, *_) in parse_qs(parts.query).items() if key not in ("host", "port")}
     place = f"{login}@{HERE}:{port}" if login else f"{HERE}:{port}"
     return parts._replace(netloc=place, query=urlencode(query)).geturl()

@@ -104,11 +104,17 @@ class SpreadCloud:
 
     def __init__(
         self, folder: Path, database: str, bus: str, seed: int = 1, *, twins: bool = True, hosts: int = 2,
-        launcher: Launcher | None = None, restarts: Mapping[str, Restart] | None = None,
+        each: int = 1, launcher: Launcher | None = None, restarts: Mapping[str, Restart] | None = None,
+        halts: bool = True, groups: Sequence[tuple[str, ...]] = (),
     ) -> None:  # fmt: skip
-        """``database`` and ``bus`` are empty and for this cloud alone; ``restarts``: how each is restarted."""
+        """``database`` and ``bus`` are empty and for this cloud alone; ``restarts``: how each is restarted.
+
+        ``hosts`` processes of agents stand for ``each`` hosts, every one of them. ``groups``: the control
+        processes, if not the usual ones.
+        """
         self.data = folder / "control"
         self.starts = self.failed_starts = 0
+        self._each, self._halts = each, halts
         self.restart_seconds: list[float] = []
         self.died: list[str] = []
         """Processes that ended although nobody killed them."""
@@ -117,7 +123,7 @@ class SpreadCloud:
         self._launcher = launcher or Fresh()
         self._restarts = dict(restarts or {})
         self._mending: set[asyncio.Task[None]] = set()
-        groups = [group for group in (TWINS if twins else SINGLES) for _ in range(2 if twins else 1)]
+        groups = groups or [group for group in (TWINS if twins else SINGLES) for _ in range(2 if twins else 1)]
         self.control = [Part(folder, roles, "control", one, self.data) for one, roles in enumerate(groups)]
         self.front = Part(folder, FRONT, "control", len(groups), self.data)
         names = [f"host-{one + 1}" for one in range(hosts)]
@@ -204,11 +210,14 @@ class SpreadCloud:
 
     async def _launch(self, part: Part) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("OS_", "CUMULET_"))}
-        environment["CUMULET_HALTS"] = str(part.halts)
+        if self._halts:
+            environment["CUMULET_HALTS"] = str(part.halts)
         words = ["run", *part.roles, "--settings", str(part.settings), "--data", str(part.data), "--name", part.name]
         words += ["--hypervisor", "simulated", *(["--port", str(part.port)] if part.port else [])]
         if "image-api" in part.roles:
             words += ["--guest-image", str(self._image)]
+        if part in self.hosts:
+            words += ["--hosts", str(self._each)]
         part.begun = part.log.stat().st_size if part.log.exists() else 0
         part.hold([])
         part.trail.begin()
@@ -321,7 +330,13 @@ class SpreadCloud:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A free port that no outgoing connection will be given meanwhile: processes come back on theirs."""
+    dice = random.SystemRandom()
+    while True:
+        port = dice.randrange(12_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port

@@ -21,6 +21,8 @@ class Reply:
 
     status: int
     json: Any = None
+    text: str = ""
+    """The body of one that is not good."""
 
     @property
     def good(self) -> bool:
@@ -68,7 +70,8 @@ class User:
                 if "x-subject-token" in answer.headers:
                     self._token = answer.headers["x-subject-token"]
                 is_json = data and "json" in answer.headers.get("content-type", "")
-                return Reply(answer.status, await answer.json(content_type=None) if is_json else None)
+                text = data.decode(errors="replace") if answer.status >= 300 else ""
+                return Reply(answer.status, await answer.json(content_type=None) if is_json else None, text)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return Reply(0)
 

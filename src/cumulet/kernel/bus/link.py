@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 HEARTBEAT = 3
 """Seconds. The broker drops a peer that was silent for two of them, and so do we after four seconds."""
 _CONNECT_SECONDS = 10.0
+_PREPARE_SECONDS = 60.0
+"""A process of many hosts has much to declare; a broker that falls silent meanwhile is noticed by the heartbeat."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
 
@@ -143,6 +145,7 @@ class Link:
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     session = await self._connect(turn)
+                async with asyncio.timeout(_PREPARE_SECONDS):
                     await self._prepare(session)
             except Exception as error:
                 if session is not None:

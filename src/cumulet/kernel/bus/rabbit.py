@@ -44,6 +44,7 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
 _POISON_SECONDS = 7 * 24 * 3600
+_ATTACHED_AT_ONCE = 16
 _CAST_WAIT = 2.0
 """Seconds for the broker to take a message that nobody waits for; one that is short of memory takes none."""
 
@@ -269,8 +270,10 @@ class RabbitBus:
         if self._host is None:
             await queue.bind(names.ANSWERS, self._answers)
         await queue.consume(self._answered, no_ack=True)
-        for subscription in list(self._subscriptions):
-            await subscription.attach(session)
+        waiting = list(self._subscriptions)
+        while waiting:  # several at a time: a process of many hosts has hundreds
+            await asyncio.gather(*(one.attach(session) for one in waiting[:_ATTACHED_AT_ONCE]))
+            del waiting[:_ATTACHED_AT_ONCE]
 
     async def _declare_shared(self, channel: AbstractChannel) -> None:
         for name, kind in (

@@ -6,8 +6,9 @@ A serialisation failure or deadlock runs the body again; the caller never sees i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 from cumulet.kernel import clock, ids
@@ -17,6 +18,12 @@ from cumulet.kernel.errors import Fault, Invalid, Unavailable
 
 T = TypeVar("T")
 _TRIES = 30
+PATIENCE = 20.0
+"""Seconds without an answer (to a statement, or for a free connection) after which the database counts as away."""
+_BRIEF = 5.0
+"""Seconds for a rollback; the server makes one itself when the connection ends."""
+_LONG = 3600.0
+"""Seconds for what may take its time: a lock that others hold, a migration."""
 
 
 class _Tx:
@@ -26,7 +33,8 @@ class _Tx:
 
     async def _fetch(self, statement: Any, params: Mapping[str, Any] | None) -> tuple[Prepared, list[Any]]:
         prepared, sql, values = self._compiler.prepare(statement, params or {})
-        return prepared, await self._connection.fetch(sql, *values)
+        with _ended_when_silent(self._connection):
+            return prepared, await self._connection.fetch(sql, *values)
 
     async def all(self, statement: Any, params: Mapping[str, Any] | None = None) -> list[Row]:
         prepared, records = await self._fetch(statement, params)
@@ -43,7 +51,8 @@ class _Tx:
         try:
             # a savepoint, so that a body may catch Duplicate and go on as it can on SQLite
             async with self._connection.transaction():
-                status = await self._connection.execute(sql, *values)
+                with _ended_when_silent(self._connection):
+                    status = await self._connection.execute(sql, *values)
         except asyncpg.IntegrityConstraintViolationError as error:
             raise Duplicate(f"{error.constraint_name}: {error.detail}") from None
         number = status.rsplit(" ", 1)[-1]
@@ -65,14 +74,16 @@ class PostgresDatabase:
 
     dialect = "postgresql"
 
-    def __init__(self, pool: Any, schema: str) -> None:
+    def __init__(self, pool: Any, schema: str, patience: float = PATIENCE) -> None:
         from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-        self._pool, self._schema = pool, schema
+        self._pool, self._schema, self._patience = pool, schema, patience
         self._compiler = Compiler(PGDialect_asyncpg())  # type: ignore[no-untyped-call]
 
     @classmethod
-    async def connect(cls, dsn: str, schema: str, *, connections: int = 8) -> PostgresDatabase:
+    async def connect(
+        cls, dsn: str, schema: str, *, connections: int = 8, patience: float = PATIENCE
+    ) -> PostgresDatabase:
         """Connect to ``dsn`` and create the schema when it is missing; raises Unavailable."""
         import asyncpg
 
@@ -84,6 +95,7 @@ class PostgresDatabase:
                 min_size=1,
                 max_size=connections,
                 timeout=10,
+                command_timeout=patience,
                 reset=_leave_clean,
                 server_settings={
                     "search_path": schema,
@@ -96,7 +108,7 @@ class PostgresDatabase:
             )
         except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise Unavailable(f"The database can't be reached: {_said(error)}") from None
-        database = cls(pool, schema)
+        database = cls(pool, schema, patience)
         async with database.hold("schema"):
             await pool.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
         return database
@@ -105,12 +117,12 @@ class PostgresDatabase:
     async def hold(self, name: str) -> AsyncIterator[None]:
         key = f"cumulet:{self._schema}:{name}"
         try:
-            connection = await self._pool.acquire()
+            connection = await self._pool.acquire(timeout=self._patience)
         except _lost() as error:
             raise Unavailable(f"The database can't be reached: {_said(error)}") from None
         try:
             try:
-                await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", key)
+                await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", key, timeout=_LONG)
             except _lost() as error:
                 raise Unavailable(f"The database can't be reached: {_said(error)}") from None
             yield
@@ -139,24 +151,31 @@ class PostgresDatabase:
         raise Unavailable("The database is too busy; try again.")
 
     async def _once(self, body: Body[T], durable: bool) -> T:
-        async with self._pool.acquire() as connection:
+        async with self._pool.acquire(timeout=self._patience) as connection:
             transaction = connection.transaction(isolation="serializable")
             try:
-                await transaction.start()
+                with _ended_when_silent(connection):
+                    await transaction.start()
+            except TimeoutError:
+                raise
             except _lost() as error:
                 raise _Stale(_said(error)) from None
             mark = in_transaction.set(True)
             try:
                 if not durable:
-                    await connection.execute("SET LOCAL synchronous_commit = off")
+                    with _ended_when_silent(connection):
+                        await connection.execute("SET LOCAL synchronous_commit = off")
                 tx = _Tx(connection, self._compiler)
                 result = await body(tx)
-            except BaseException:
-                with suppress(*_lost()):
-                    await transaction.rollback()
+            except BaseException as error:
+                if not isinstance(error, TimeoutError):
+                    with suppress(*_lost()), _ended_when_silent(connection):
+                        async with asyncio.timeout(_BRIEF):
+                            await transaction.rollback()
                 raise
             else:
-                await transaction.commit()
+                with _ended_when_silent(connection):
+                    await transaction.commit()
             finally:
                 in_transaction.reset(mark)
         for action in tx.actions:
@@ -167,7 +186,9 @@ class PostgresDatabase:
         prepared, sql, values = self._compiler.prepare(statement, params or {})
         for left in range(self._pool.get_max_size(), -1, -1):
             try:
-                records = await self._pool.fetch(sql, *values)
+                async with self._pool.acquire(timeout=self._patience) as connection:
+                    with _ended_when_silent(connection):
+                        records = await connection.fetch(sql, *values)
                 break
             except _lost() as error:
                 # a connection that ended while nobody used it; a server that can't be reached is asked once
@@ -184,12 +205,22 @@ class PostgresDatabase:
         return await self._pool.fetchval("SELECT version_num FROM alembic_version") if found else None
 
     async def execute_ddl(self, statements: list[str]) -> None:
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self._pool.acquire(timeout=self._patience) as connection, connection.transaction():
             for statement in statements:
-                await connection.execute(statement)
+                await connection.execute(statement, timeout=_LONG)
 
     async def close(self) -> None:
         await self._pool.close()
+
+
+@contextmanager
+def _ended_when_silent(connection: Any) -> Iterator[None]:
+    """Give a connection up on which nothing comes any more; to end it in order would wait for an answer, too."""
+    try:
+        yield
+    except TimeoutError:
+        connection.terminate()
+        raise
 
 
 async def _leave_clean(connection: Any) -> None:
