@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import stat
 import subprocess
@@ -14,16 +15,18 @@ from typing import Any
 import pytest
 
 from cumulet.kernel import ids
+from cumulet.kernel.ceph import CephPlace
 from cumulet.kernel.pools import Pool
 from cumulet.volume.drivers.file import FileBackend
 from cumulet.volume.drivers.model import BackendError, NoSpace, VolumeBackend
+from cumulet.volume.drivers.rbd import RbdBackend
 from cumulet.volume.drivers.simulated import Knobs, SimulatedBackend
 
 GIB = 1024**3
 Make = Callable[[], VolumeBackend]
 
 
-@pytest.fixture(params=["raw", "qcow2", "simulated"])
+@pytest.fixture(params=["raw", "qcow2", "simulated", pytest.param("rbd", marks=pytest.mark.ceph)])
 async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Make]:
     """Makes back ends on the same place, as restarts of one agent would."""
     pool = Pool("test", 2)
@@ -32,6 +35,9 @@ async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     def made() -> VolumeBackend:
         if request.param == "simulated":
             return SimulatedBackend(tmp_path / "v" / "state.json", Knobs())
+        if request.param == "rbd":  # the pool is shared: a host sees its own volumes only
+            place = CephPlace(**request.getfixturevalue("ceph").rbd(request.getfixturevalue("ceph_pool")))
+            return RbdBackend(place, tmp_path / "v", pool, host=f"h{tmp_path.name}")
         return FileBackend(tmp_path / "v", pool, host="here", format=request.param, gid=gid)
 
     yield made
@@ -72,6 +78,8 @@ async def look(backend: VolumeBackend, id_: str) -> dict[str, Any]:
         size = backend.size_of(id_)
         assert size is not None
         return {"size": size * GIB, "head": backend.content_of(id_)}
+    if isinstance(backend, RbdBackend):
+        return look_into_pool(backend, found.path)
     out = Path(found.path).parent / ".look"
     subprocess.run(
         ["qemu-img", "convert", "-f", found.format, "-O", "raw", found.path, str(out)], check=True, timeout=60
@@ -81,6 +89,19 @@ async def look(backend: VolumeBackend, id_: str) -> dict[str, Any]:
     size = out.stat().st_size
     out.unlink()
     return {"size": size, "head": head}
+
+
+def look_into_pool(backend: RbdBackend, image_path: str) -> dict[str, Any]:
+    """The same for a volume in a pool, by Ceph's own program."""
+    place = backend._place
+    access = ["rbd", "-c", place.conf, "-n", f"client.{place.user}", "--keyring", place.keyring]
+    told = subprocess.run([*access, "info", "--format", "json", image_path], check=True, capture_output=True)
+    export = subprocess.Popen([*access, "export", "--no-progress", image_path, "-"], stdout=subprocess.PIPE)
+    with export:
+        assert export.stdout is not None
+        head = export.stdout.read(65536)
+        export.kill()
+    return {"size": json.loads(told.stdout)["size"], "head": head}
 
 
 def leftovers(backend: VolumeBackend) -> list[str]:

@@ -79,6 +79,11 @@ class ImageClient:
             path = page.get("next")
         return found
 
+    async def locations(self, image_id: str) -> list[str]:
+        """Where the image's data is, as URLs; asked as a service, whom this is told."""
+        path = f"/v2/images/{quote(image_id, safe='')}/locations"
+        return [str(one["url"]) for one in await self._session.call(_TYPE, "GET", path, as_service=True)]
+
     async def download(self, image_id: str, *, as_service: bool = False) -> AsyncIterator[bytes]:
         """The image's bytes in pieces. They are not verified here: see `fetch`. Raises Conflict without data."""
         path = f"/v2/images/{quote(image_id, safe='')}/file"

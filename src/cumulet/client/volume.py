@@ -72,6 +72,12 @@ class Connection(msgspec.Struct, frozen=True):
     """``raw`` or ``qcow2``; never probed from the content."""
     read_only: bool = False
 
+    def file(self) -> str:
+        """The path that a guest of this host opens; raises Conflict for a volume that is no file here."""
+        if self.driver_volume_type not in ("file", "simulated"):
+            raise Conflict(f"Guests can't be given volumes of the kind {self.driver_volume_type} yet.")
+        return self.path
+
 
 class Attachment(msgspec.Struct, frozen=True):
     """An attachment; ``status`` is reserved, attaching, attached or detached."""

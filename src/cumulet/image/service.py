@@ -26,6 +26,7 @@ from cumulet.image.sagas import ALL
 from cumulet.image.states import ACTIVE, DELETED
 from cumulet.image.store import make_stores
 from cumulet.image.store.file import FileStore
+from cumulet.image.store.owner import own_id
 from cumulet.image.web import Web
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Row
@@ -45,6 +46,8 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     policy = Policy(RULES, besides=BESIDES)
     session = ServiceSession(parts.transport, "image", parts.secrets.get("service:image"))
     web = Web(config)
+    if any(one.type in ("object", "rbd") for one in config.stores):
+        await pool.run(own_id, folder, str(parts.options.get("cloud_id") or ""))
     image = Image(
         database=await parts.open_database("image", METADATA, Path(__file__).parent / "migrations"),
         config=config,

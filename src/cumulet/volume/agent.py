@@ -14,13 +14,13 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from cumulet.client.image import ImageClient
+from cumulet.client.image import ImageClient, ImageRecord
 from cumulet.kernel.bus import Bus, Handlers, Subscription
 from cumulet.kernel.errors import Conflict, Fault, Unavailable
 from cumulet.kernel.loops import Loop
 from cumulet.kernel.pools import Pool
 from cumulet.volume.config import VolumeConfig
-from cumulet.volume.drivers.model import BackendError, Connection, NoSpace, VolumeBackend
+from cumulet.volume.drivers.model import BackendDown, BackendError, Connection, NoSpace, VolumeBackend
 from cumulet.volume.rpc import (
     CONNECT,
     DISCONNECT,
@@ -108,7 +108,7 @@ class VolumeAgent:
     async def report(self) -> None:
         """Tell the scheduler what there is; it counts as down when it does not hear of us."""
         capacity = await self._backend.capacity()
-        protocol = "file" if self._backend.real else "simulated"
+        protocol = "ceph" if self._name == "rbd" else "file" if self._backend.real else "simulated"
         told = Report(
             self._host, f"{self._host}@{self._name}", self._config.zone, capacity.total_gib, capacity.free_gib, protocol
         )
@@ -199,6 +199,8 @@ class VolumeAgent:
                 await self._backend.ensure_volume(order.volume_id, order.size_gib)  # there already, with that size
             return
         image = await self._image.image(order.source_id, as_service=True)
+        if await self._shared(order, image):
+            return
         path = self._folder / f"{order.volume_id}.image"
         try:
             virtual = await self._image.fetch(image, path, self._pool, as_service=True)
@@ -213,6 +215,19 @@ class VolumeAgent:
                 )
         finally:
             await asyncio.shield(self._pool.run(lambda: path.unlink(missing_ok=True)))
+
+    async def _shared(self, order: Make, image: ImageRecord) -> bool:
+        """Make the volume of the image's own data, where the back end can; whether it is there now."""
+        if not self._backend.schemes or image.status != "active" or image.container_format != "bare":
+            return False
+        for url in await self._image.locations(image.id):
+            if url.partition("://")[0] in self._backend.schemes:
+                async with self._alone(order.volume_id):
+                    if await self._backend.ensure_from_location(
+                        order.volume_id, order.size_gib, url, str(image.disk_format)
+                    ):
+                        return True
+        return False
 
     async def _started(self, key: str, subject: str, work: Callable[[], Awaitable[None]]) -> Outcome:
         """Start an order unless it is in work, wait a moment for its end, else say that it goes on."""
@@ -239,6 +254,8 @@ class VolumeAgent:
             await work()
         except NoSpace as error:
             return Outcome("failed", str(error), full=True)
+        except BackendDown as error:
+            raise Unavailable(str(error)) from None
         except BackendError as error:
             return Outcome("failed", str(error))
         except Unavailable:

@@ -10,6 +10,20 @@ import msgspec
 Limit = Annotated[int, msgspec.Meta(ge=-1)]
 
 
+class CephConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """The pool of the rbd back end, Ceph's configuration, its user (without ``client.``), the file with the key."""
+
+    pool: str = "volumes"
+    user: str = "cumulet"
+    conf: str = "/etc/ceph/ceph.conf"
+    keyring: str = ""
+    """Empty: where Ceph looks for it."""
+    python: str = "/usr/bin/python3"
+    """The Python that has Ceph's bindings (Debian: python3-rados and python3-rbd)."""
+    seconds: Annotated[int, msgspec.Meta(ge=1)] = 30
+    """How long Ceph may take to answer."""
+
+
 class VolumeConfig(msgspec.Struct, forbid_unknown_fields=True):
     """Quotas, timings and the back end of the volume service."""
 
@@ -24,9 +38,11 @@ class VolumeConfig(msgspec.Struct, forbid_unknown_fields=True):
     zone: str = "nova"
     """Availability zone of this host's back end."""
     backend: str = ""
-    """``file`` or ``simulated``; empty: what this start chose."""
+    """``file``, ``rbd`` or ``simulated``; empty: what this start chose."""
     format: Literal["raw", "qcow2"] = "raw"
     """How the file back end keeps volumes."""
+    ceph: CephConfig = msgspec.field(default_factory=lambda: CephConfig())
+    """``[volume.ceph]``: the rbd back end."""
     over_subscription: Annotated[float, msgspec.Meta(ge=1.0)] = 20.0
     """How many times its size a back end may promise: volumes are sparse."""
     report_seconds: Annotated[float, msgspec.Meta(gt=0)] = 10.0

@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cumulet.client.image import ImageClient
 from cumulet.client.session import ServiceSession
 from cumulet.kernel import halts
@@ -129,6 +131,7 @@ def _agent(parts: Parts, config: VolumeConfig, session: ServiceSession, pool: Po
         format=config.format,
         gid=parts.options.get("guest_gid"),
         knobs=parts.options.get("volume_knobs"),
+        ceph=msgspec.structs.asdict(config.ceph),
     )
     agent = VolumeAgent(
         parts.bus,

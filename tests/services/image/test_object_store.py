@@ -34,6 +34,22 @@ async def test_a_prefix_belongs_to_one_cloud(moto: str, tmp_path: Path) -> None:
         await nobody.open()
 
 
+async def test_several_services_of_one_cloud_share_it(moto: str, tmp_path: Path) -> None:  # noqa: F811
+    far = {"id": "far", "type": "object", "bucket": BUCKET, "prefix": tmp_path.name, "endpoint": moto,
+           "access_key": "k", "secret_key": "s"}  # fmt: skip
+    for folder, cloud, opens in (("a", "one", True), ("b", "one", True), ("c", "two", False)):
+        service = lone_service(
+            "image", tmp_path / folder, {"image-api"}, mount="/image", settings={"image": {"stores": [far]}},
+            options={"cloud_id": cloud},
+        )  # fmt: skip
+        if opens:
+            async with service as image:
+                assert await image.inner.stores["far"].store.list() == []
+        else:
+            with pytest.raises(StoreTaken):
+                await service.__aenter__()
+
+
 async def test_images_live_there(moto: str, tmp_path: Path) -> None:  # noqa: F811
     far = {
         "id": "far", "type": "object", "bucket": BUCKET, "prefix": "cloud", "endpoint": moto, "access_key": "k",

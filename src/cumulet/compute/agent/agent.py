@@ -139,7 +139,7 @@ class ComputeAgent:
                 order.attachment_id, {**self.tools.wiring.connector(), "mountpoint": order.device}, as_service=True
             )
             disk = GuestDisk(
-                serial=order.volume_id, path=connection.path, format=connection.format, device=order.device,
+                serial=order.volume_id, path=connection.file(), format=connection.format, device=order.device,
                 read_only=connection.read_only,
             )  # fmt: skip
             return rpc.PlugAnswer(await self._hypervisor(self.tools.hypervisor.attach_disk(order.server_id, disk)))

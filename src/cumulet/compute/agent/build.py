@@ -188,7 +188,7 @@ class BuildRun:
                 wished = device.device_name if device.device_name and device.boot_index != 0 else None
                 self.disks.append(
                     GuestDisk(
-                        serial=volume_id, path=connection.path, format=connection.format, device=wished,
+                        serial=volume_id, path=connection.file(), format=connection.format, device=wished,
                         read_only=connection.read_only,
                     )
                 )  # fmt: skip

@@ -8,12 +8,15 @@ from pathlib import Path
 from cumulet.kernel import ids
 
 
-def own_id(folder: Path) -> str:
-    """The id of this cloud, kept in its data directory; blocking."""
+def own_id(folder: Path, wanted: str = "") -> str:
+    """The id of this cloud, kept in its data directory; blocking.
+
+    ``wanted``: what it is to be unless there is one (empty: a new one). All image-api of a cloud must have the same.
+    """
     path = folder / "cloud-id"
     try:
         return path.read_text().strip()
     except FileNotFoundError:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(ids.new_uuid())
+        path.write_text(wanted or ids.new_uuid())
         return path.read_text().strip()

@@ -28,6 +28,9 @@ _BLOCK = 4 * 1024 * 1024
 _ZEROS = bytes(_BLOCK)
 _LENGTH = struct.Struct(">I")
 _GIB = 1024**3
+_FEATURES = 1 | 4 | 8 | 16 | 32
+"""Of volumes: layering, exclusive-lock, object-map, fast-diff, deep-flatten (what Ceph gives unless told otherwise; a
+clone would have its parent's). The last one lets a source go although its clones have snapshots."""
 _DEPTH = 5
 """Clones of clones; a longer chain is cut by copying."""
 _KINDS = {
@@ -65,6 +68,9 @@ class Pool:
             self._io.operate_write_op(write, mark)
         return {"owner": self._io.read(mark).decode(errors="replace"), "fsid": self._cluster.get_fsid()}
 
+    def fsid(self) -> str:
+        return str(self._cluster.get_fsid())
+
     def capacity(self) -> dict[str, int]:
         """Bytes that the pool can hold in all, and more."""
         asked = json.dumps({"prefix": "df", "format": "json"})
@@ -90,7 +96,7 @@ class Pool:
     def create(self, name: str, size: int) -> None:
         """Ensure an image of exactly that size."""
         try:
-            self._rbd.RBD().create(self._io, name, size, old_format=False)
+            self._rbd.RBD().create(self._io, name, size, old_format=False, features=_FEATURES)
         except self._rbd.ImageExists:
             if self.size(name, None) != size:
                 raise
@@ -109,7 +115,7 @@ class Pool:
                     raise _Refused("small", str(image.size()))
                 if not image.is_protected_snap(snap):
                     raise _Refused("absent", "the snapshot is not protected")
-            self._rbd.RBD().clone(other, parent, snap, self._io, name)
+            self._rbd.RBD().clone(other, parent, snap, self._io, name, features=_FEATURES)
         self.resize(name, size)
 
     def derive(self, name: str, size: int, source: str) -> None:
@@ -124,7 +130,7 @@ class Pool:
                 image.create_snap(name)
             if not image.is_protected_snap(name):
                 image.protect_snap(name)
-        self._rbd.RBD().clone(self._io, source, name, self._io, name)
+        self._rbd.RBD().clone(self._io, source, name, self._io, name, features=_FEATURES)
         self.resize(name, size)
         if self._depth(name) > _DEPTH:
             with self._open(name) as image:
@@ -147,6 +153,7 @@ class Pool:
     def discard(self, name: str) -> None:
         """Ensure that an image is not there; clones of it become images that stand alone first."""
         parent = None
+        self.remove(f"part-{name}")
         try:
             with self._open(name) as image:
                 if len(list(image.watchers_list())) > 1:
@@ -233,8 +240,9 @@ class Pool:
         """Ensure an image with a local file's content, ``size`` bytes large; half of one never has the name."""
         part = f"part-{name}"
         with contextlib.suppress(self._rbd.ImageNotFound):
-            if self.size(name, None) >= size:
-                return
+            if self.size(name, None) != size:
+                raise _Refused("exists", "another size")
+            return
         if os.path.getsize(path) > size:
             raise _Refused("small", str(os.path.getsize(path)))
         self.remove(part)
@@ -243,18 +251,6 @@ class Pool:
             self._fill(image, _pieces(path), size)
             image.flush()
         self._rbd.RBD().rename(self._io, part, name)
-
-    def save(self, name: str, snap: str | None, path: str) -> int:
-        """The content of an image into a local file that is there; its size."""
-        with self._open(name, snap) as image, open(path, "r+b") as file:
-            size = int(image.size())
-            for offset in range(0, size, _BLOCK):
-                piece = image.read(offset, min(_BLOCK, size - offset))
-                if piece != _ZEROS[: len(piece)]:
-                    file.seek(offset)
-                    file.write(piece)
-            file.truncate(size)
-            return size
 
     # ---- inside
 

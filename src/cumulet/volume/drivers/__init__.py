@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Volume back ends: the Protocol is `model`, the drivers are `file` and `simulated`."""
+"""Volume back ends: the Protocol is `model`, the drivers are `file`, `rbd` and `simulated`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,20 @@ from cumulet.volume.drivers.model import VolumeBackend
 
 
 def make_backend(
-    kind: str, folder: Path, pool: Pool, *, host: str, format: str, gid: int | None, knobs: Any
+    kind: str,
+    folder: Path,
+    pool: Pool,
+    *,
+    host: str,
+    format: str,
+    gid: int | None,
+    knobs: Any,
+    ceph: Mapping[str, Any] | None = None,
 ) -> VolumeBackend:
-    """The back end ``kind`` in ``folder``. ``knobs`` are the simulated one's. Raises ValueError for an unknown kind."""
+    """The back end ``kind`` in ``folder``. ``knobs`` are the simulated one's, ``ceph`` the place of rbd's.
+
+    Raises ValueError for an unknown kind.
+    """
     if kind == "file":
         from cumulet.volume.drivers.file import FileBackend
 
@@ -22,4 +34,9 @@ def make_backend(
         from cumulet.volume.drivers.simulated import Knobs, SimulatedBackend
 
         return SimulatedBackend(folder / "simulated.json", knobs or Knobs())
-    raise ValueError(f"[volume] backend: no such back end: {kind}; known: file, simulated")
+    if kind == "rbd":
+        from cumulet.kernel.ceph import CephPlace
+        from cumulet.volume.drivers.rbd import RbdBackend
+
+        return RbdBackend(CephPlace(**(ceph or {"pool": "volumes"})), folder, pool, host=host)
+    raise ValueError(f"[volume] backend: no such back end: {kind}; known: file, rbd, simulated")

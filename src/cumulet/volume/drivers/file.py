@@ -33,6 +33,7 @@ class FileBackend:
     """Sparse ``raw`` or ``qcow2`` files named after their volume's or snapshot's id."""
 
     real = True
+    schemes: frozenset[str] = frozenset()
 
     def __init__(self, folder: Path, pool: Pool, *, host: str, format: str = "raw", gid: int | None = None) -> None:
         self._folder, self._pool, self._host, self._format, self._gid = folder, pool, host, format, gid
@@ -73,6 +74,9 @@ class FileBackend:
         async with self._new(volume_id) as part:
             await self._copy(path, format, part)
             await self._resize(part, size_gib)
+
+    async def ensure_from_location(self, volume_id: str, size_gib: int, location: str, format: str) -> bool:
+        return False
 
     async def ensure_clone(self, volume_id: str, size_gib: int, source_id: str) -> None:
         if await self._there(volume_id, size_gib):

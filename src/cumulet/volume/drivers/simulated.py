@@ -46,6 +46,7 @@ class SimulatedBackend:
     """Volumes as rows of a small JSON document."""
 
     real = False
+    schemes: frozenset[str] = frozenset()
 
     def __init__(self, path: Path, knobs: Knobs | None = None) -> None:
         self._path = path
@@ -75,6 +76,9 @@ class SimulatedBackend:
 
         content = f"image:{await asyncio.to_thread(digest)}"
         await self._ensure("ensure_from_image", volume_id, size_gib, content)
+
+    async def ensure_from_location(self, volume_id: str, size_gib: int, location: str, format: str) -> bool:
+        return False
 
     async def ensure_clone(self, volume_id: str, size_gib: int, source_id: str) -> None:
         source = self._state.things.get(source_id)
