@@ -1,8 +1,11 @@
 # Everything a person or CI does with this project; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-machine demo check test tempest clientfunctional fuzz lint types imports clean guest-image bench chaos
+.PHONY: help setup setup-machine demo check test test-spread tempest clientfunctional fuzz lint types imports clean guest-image bench chaos
 SHELL := /bin/sh
 BIN := .venv/bin
+SPREAD := CUMULET_TEST_SPREAD=1 $(BIN)/pytest -n 2 tests/contract/compute tests/contract/volume \
+	tests/contract/network/test_floatingips.py tests/contract/identity/test_access_rules.py \
+	tests/contract/insight/test_hosts.py
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -38,10 +41,14 @@ check: setup lint types imports  ## lint, types, import rules, unit and contract
 
 test: setup-machine guest-image lint types imports  ## every check, real guests too (CUMULET_TEST_GUESTS=0 leaves those out)
 	@$(BIN)/pytest -n 2 -m "not machine"
+	@$(SPREAD)
 	@$(BIN)/python tools/tempest.py --pinned identity image
 	@$(BIN)/python tools/clientfunctional.py --pinned
 	@$(BIN)/python tools/fuzz.py --examples 2
 	@$(BIN)/pytest -m machine
+
+test-spread: setup-machine  ## the contract tests of compute and volume with the roles of each cloud apart
+	@$(SPREAD)
 
 tempest: setup  ## OpenStack's own test suite: make tempest ARGS='identity image' (ARGS=--help says more)
 	@$(BIN)/python tools/tempest.py $(ARGS)

@@ -266,6 +266,7 @@ async def test_a_removal_that_broke_is_finished(world: World, monkeypatch: pytes
     assert await world.users("stuck") == []
 
 
+@pytest.mark.alone
 async def test_a_cloud_of_one_process_has_no_other_hosts(tmp_path: Path) -> None:
     async with running_cloud(tmp_path, packages=["insight"]) as cloud:
         reply = await cloud.request("POST", f"{BASE}/join-tokens", {}, token=await cloud.login("admin"))
