@@ -8,7 +8,7 @@ what a client would send; nothing is mocked but the machine.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,8 +128,12 @@ async def running_cloud(
     packages: Iterable[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    hosts: Sequence[str] = (),
 ) -> AsyncIterator[TestCloud]:
-    """A started and bootstrapped cloud in ``data``; ``packages`` limits its services (identity always runs)."""
+    """A started and bootstrapped cloud in ``data``; ``packages`` limits its services (identity always runs).
+
+    ``hosts``: its hosts, if there is not one alone.
+    """
     if packages is not None:
         packages = {"identity", *packages}
     chosen = {"hypervisor": "simulated", "network_driver": "simulated", "volume_driver": "simulated", **(options or {})}
@@ -144,7 +148,8 @@ async def running_cloud(
         return
     async with Databases.fresh() as dsn:
         values = {**(settings or {}), **({"cloud": {"database": dsn}} if dsn else {})}
-        cloud = await build(Settings(values, environ={}), data, host="node-1", options=chosen, packages=packages)
+        read = Settings(values, environ={})
+        cloud = await build(read, data, host="node-1", options=chosen, packages=packages, hosts=hosts)
         try:
             await first_start(cloud, password=PASSWORD)
             await cloud.start()

@@ -87,6 +87,14 @@ async def test_the_same_plan_starts_a_guest_that_is_off(rig: Rig) -> None:
     assert (await rig.driver.ensure_running(plan)).power_state == PowerState.RUNNING
 
 
+async def test_a_guest_may_be_there_and_off(rig: Rig) -> None:
+    plan = msgspec.structs.replace(rig.plan(), run=False)
+    for _ in range(2):
+        assert (await rig.driver.ensure_running(plan)).power_state == PowerState.SHUTDOWN
+    await rig.driver.start(plan.server_id)
+    assert (await rig.driver.guests())[0].power_state == PowerState.RUNNING
+
+
 async def test_an_older_attempt_is_refused_and_changes_nothing(rig: Rig) -> None:
     plan = msgspec.structs.replace(rig.plan(), attempt=2)
     made = await rig.driver.ensure_running(plan)

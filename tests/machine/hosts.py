@@ -10,6 +10,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from tests.spread.processes import AGENTS, GROUPS, write_settings
 PREFIX = "cmh-"
 HUB = "10.88.0.254"
 FRONT, FIRST, BROKER = 8080, 8081, 5672
-READY_WITHIN = 180.0
+READY_WITHIN = 300.0
 
 
 @dataclass
@@ -62,8 +63,15 @@ class Running:
         assert facts is not None
         return int(facts["pid"])
 
-    def supervisor(self) -> int:
-        return int(self.machine.run("ps", "-o", "ppid=", "-p", str(self.worker())))
+    def end(self, number: signal.Signals) -> None:
+        """Send a signal to the first of its processes, and wait until all have ended."""
+        self.machine.run("kill", f"-{int(number)}", self._pids()[0])
+        self.outer.wait(90)
+        until(f"{self.roles[0]} on {self.machine.name} has ended", lambda: not self._pids(), 60, 0.05)
+
+    def _pids(self) -> list[str]:
+        """Its processes, as its machine counts: the first one first."""
+        return self.machine.run("pgrep", "-f", f"cumulet.cli run {' '.join(self.roles)} ", check=False).split()
 
 
 @dataclass
@@ -95,6 +103,8 @@ class Hosts:
 
     def run(self, machine: Machine, key: str, roles: tuple[str, ...], settings: Path, *more: str) -> Running:
         """Start a process of the cloud on a machine; ``key`` names it."""
+        if (before := self.running.get(key)) is not None:
+            before.outer.wait(30)
         self.starts += 1
         log = self.folder / f"{self.starts}-{key}.log"
         argv = machine.inside(
@@ -112,6 +122,11 @@ class Hosts:
             self.hub, key, roles, self.hub.folder / "cumulet.toml", "--data", str(data), "--name", "control",
             "--hypervisor", "simulated", "--host", HUB, "--port", str(port),
         )  # fmt: skip
+
+    def restart_control(self, key: str) -> Running:
+        """Start a process of the controller again that has ended."""
+        port = FRONT if key == "front" else int(key.rpartition("-")[2])
+        return self.start_control(key, self.running[key].roles, port)
 
     def start_host(self, name: str) -> Running:
         """The agents of a host."""
@@ -166,7 +181,7 @@ class Hosts:
         made: dict[str, Any] = reply.json[member]
         return made
 
-    def settle(self, path: str, member: str, wanted: Iterable[str], within: float = 90.0) -> dict[str, Any]:
+    def settle(self, path: str, member: str, wanted: Iterable[str], within: float = 240.0) -> dict[str, Any]:
         """Read a resource until its status is one of ``wanted``."""
         shown: dict[str, Any] = {}
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,26 +102,33 @@ class Tenant:
     @property
     def gateway(self) -> Machine:
         """The host that carries the router: the only one where the public network is."""
-        for machine in self.cloud.machines.values():
-            if self.router in machine.run("ip", "netns", "list"):
-                return machine
-        raise AssertionError("no host carries the router")
+        found = self._router()
+        assert found is not None, "no host carries the router"
+        return found[0]
 
-    def ssh(self, guest: Guest, command: str, *, within: float = 90.0) -> str:
+    def _router(self) -> tuple[Machine, str] | None:
+        """The host of the router, and the router's namespace there."""
+        for machine in self.cloud.machines.values():
+            for line in machine.run("ip", "netns", "list").splitlines():
+                if self.router in line:
+                    return machine, line.split()[0]
+        return None
+
+    def ssh(self, guest: Guest, command: str, *, within: float = 300.0) -> str:
         """What a command in the guest prints, once the guest answers: at its floating IP, or from the router."""
-        gateway = self.gateway
-        space = []
-        if not guest.floating:
-            listed = gateway.run("ip", "netns", "list").splitlines()
-            space = ["ip", "netns", "exec", next(line.split()[0] for line in listed if self.router in line)]
-        argv = gateway.inside(
-            *space, "ssh", "-i", self.key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o",
+        argv = [
+            "ssh", "-i", self.key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o",
             "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5",
             f"cirros@{guest.floating or guest.address}", command,
-        )  # fmt: skip
+        ]  # fmt: skip
 
         def look() -> list[str] | None:
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False)
+            if (router := self._router()) is None:
+                return None
+            machine, space = router
+            within_router = [] if guest.floating else ["ip", "netns", "exec", space]
+            words = machine.inside(*within_router, *map(str, argv))
+            done = subprocess.run(words, capture_output=True, text=True, timeout=90, check=False)
             return [done.stdout.strip()] if done.returncode == 0 else None
 
         return str(until(f"ssh {guest.name} {command!r}", look, within)[0])
@@ -151,8 +157,3 @@ class Pings:
         answered = [int(one) for one in re.findall(r"icmp_seq=(\d+) ttl", told)]
         assert len(answered) == len(set(answered)), "a ping was answered twice"
         return len(answered), sorted(set(range(1, max(answered) + 1)) - set(answered))
-
-    def kill(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.communicate()

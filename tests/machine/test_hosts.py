@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 from tests.machine.hosts import Hosts, hosts
+from tests.machine.machines import Machine
 from tests.machine.realcloud import until
-from tests.machine.tenant import GATEWAY, NETWORK, Tenant
+from tests.machine.tenant import GATEWAY, NETWORK, SERVERS, VOLUMES, Pings, Tenant
 from tests.rabbit import Node
 
 pytestmark = [
-    pytest.mark.machine, pytest.mark.postgres, pytest.mark.rabbit, pytest.mark.timeout(900),
+    pytest.mark.machine, pytest.mark.postgres, pytest.mark.rabbit, pytest.mark.timeout(1800),
 ]  # fmt: skip
 
 HOSTS = ("one", "two", "three")
@@ -22,9 +27,12 @@ MTU = 1450
 
 
 @pytest.fixture(scope="module")
-def cloud(postgres: str, rabbit_broker: Node) -> Iterator[Hosts]:
+def cloud(postgres: str, rabbit_broker: Node, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+    before = request.session.testsfailed
     with hosts(HOSTS, postgres, rabbit_broker) as running:
         yield running
+        if request.session.testsfailed > before:
+            request.config.get_terminal_writer().write(running.said())
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +110,86 @@ def test_a_group_counts_its_members_on_other_hosts(cloud: Hosts, tenant: Tenant)
     put(one.port, "web")
     put(three.port, "web")
     until("everybody does again", lambda: reached() == [one.name, two.name], 30)
+
+
+def test_guests_never_notice_what_dies_around_them(cloud: Hosts, tenant: Tenant) -> None:
+    """Ten pings a second go through the router's host, a tunnel and the guest's host, whatever is killed on both."""
+    gateway, guest = tenant.gateway, tenant.guests["on-two"]
+    tenant.ssh(guest, "true")
+    pings = Pings(gateway, guest.floating)
+    try:
+        for name in (guest.host, gateway.name):
+            machine, agents = cloud.machines[name], cloud.running[name]
+            worker = agents.worker()
+            machine.run("kill", "-9", str(worker))
+            until("the agents are there again", partial(_differs, agents.worker, worker), 90)
+            libvirtd = _libvirtd(machine)
+            machine.run("kill", "-9", str(libvirtd))
+            until("libvirtd is there again", partial(_differs, partial(_libvirtd, machine), libvirtd), 60)
+            agents.end(signal.SIGKILL)
+            cloud.start_host(name).ready()
+        for key in [key for key in cloud.running if key not in cloud.machines]:
+            cloud.running[key].end(signal.SIGKILL)
+            cloud.restart_control(key).ready()
+        cloud.running[guest.host].end(signal.SIGTERM)
+        cloud.start_host(guest.host).ready()
+    finally:
+        answered, lost = pings.stop()
+    assert answered > 100
+    assert lost == []
+    until("the cloud is clean", lambda: cloud.check() == [], 60)
+
+
+def _differs(now: Callable[[], int], before: int) -> bool:
+    return now() not in (0, before)
+
+
+def _lacks(machine: Machine, word: str, *argv: str) -> bool:
+    return word not in machine.run(*argv)
+
+
+def _libvirtd(machine: Machine) -> int:
+    """The pid of the machine's libvirtd that answers; 0: none does."""
+    record = json.loads((machine.folder / "data" / "libvirt" / "libvirtd.json").read_text())
+    return int(record["pid"]) if machine.run("ps", "-o", "comm=", "-p", str(record["pid"]), check=False) else 0
+
+
+def test_after_a_power_cut_guests_are_there_again(cloud: Hosts, tenant: Tenant) -> None:
+    """All hosts at once; the one with the volume has even forgotten which guests it had."""
+    volume = cloud.make("/volume/v3/volumes", "volume", {"size": 1, "name": "disk"})["id"]
+    forgetful = cloud.settle(f"{VOLUMES}/{volume}", "volume", ["available"])["os-vol-host-attr:host"].partition("@")[0]
+    writer = tenant.guests[f"on-{forgetful}"]
+    asleep, other = (guest for guest in tenant.guests.values() if guest is not writer)
+    attachment = {"volumeAttachment": {"volumeId": volume}}
+    assert cloud.request("POST", f"{SERVERS}/{writer.id}/os-volume_attachments", attachment).status == 200
+    cloud.settle(f"{VOLUMES}/{volume}", "volume", ["in-use"])
+    until("the guest sees it", lambda: "vdb" in tenant.ssh(writer, "ls /sys/block"), 400)
+    tenant.ssh(writer, "echo kept | sudo dd of=/dev/vdb conv=fsync; echo mine > note; sync")
+    assert cloud.request("POST", f"{SERVERS}/{asleep.id}/action", {"os-stop": None}).status == 202
+    cloud.settle(f"{SERVERS}/{asleep.id}", "server", ["SHUTOFF"], 120)
+
+    for machine in cloud.machines.values():
+        machine.power_cut()
+    shutil.rmtree(cloud.machines[forgetful].folder / "data" / "libvirt")
+    for name in cloud.machines:
+        cloud.power_on(name)
+
+    for guest in (writer, other):
+        assert int(tenant.ssh(guest, "cut -d. -f1 /proc/uptime", within=400)) < 600
+        assert f" {guest.address}/24 " in tenant.ssh(guest, "ip -4 -o addr show dev eth0")
+    assert tenant.ssh(writer, "sudo dd if=/dev/vdb bs=5 count=1 2>/dev/null; cat note").split() == ["kept", "mine"]
+    assert tenant.answers(writer, {other.address: MTU}) == [other.address]
+    assert cloud.get(f"{SERVERS}/{asleep.id}")["server"]["status"] == "SHUTOFF"
+    until("the cloud is clean", lambda: cloud.check() == [], 60)
+    assert cloud.request("POST", f"{SERVERS}/{asleep.id}/action", {"os-start": None}).status == 202
+    assert tenant.ssh(asleep, "hostname") == asleep.name
+
+
+def test_everything_goes_again(cloud: Hosts, tenant: Tenant) -> None:
+    for guest in tenant.guests.values():
+        assert cloud.request("DELETE", f"{SERVERS}/{guest.id}").status == 204
+    until("the servers are gone", lambda: not cloud.get(SERVERS)["servers"], 90)
+    for machine in cloud.machines.values():
+        until("no guest is left", partial(_lacks, machine, "qemu", "ps", "-eo", "comm"), 30)
+        until("no tap is left", partial(_lacks, machine, "tap", "ip", "-br", "link"), 30)
+    until("the cloud is clean", lambda: cloud.check() == [], 60)

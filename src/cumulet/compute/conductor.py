@@ -20,11 +20,11 @@ from cumulet.compute.metadata.documents import documents_for
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SAGAS, SERVERS, next_number
 from cumulet.compute.sagas.create import attachment_of
 from cumulet.compute.sagas.params import CreateServer, NetworkSlot
-from cumulet.compute.sagas.world import World
+from cumulet.compute.sagas.world import World, set_fault
 from cumulet.compute.scheduler.rpc import HOSTS as SCHEDULER_HOSTS
 from cumulet.compute.scheduler.rpc import REPORT as SCHEDULER_REPORT
 from cumulet.compute.scheduler.rpc import AskHosts, HostReport, Hosts
-from cumulet.compute.states import BETWEEN_HOSTS, RESIZED, SERVER
+from cumulet.compute.states import ACTIVE, BETWEEN_HOSTS, ERROR, RESIZED, SERVER, STOPPED
 from cumulet.compute.vifs import keep_vifs, read_vifs
 from cumulet.kernel import clock, ids, trace
 from cumulet.kernel.bus import Bus, Method, Subscription
@@ -35,6 +35,10 @@ from cumulet.kernel.secrets import Seal
 
 _log = logging.getLogger(__name__)
 RUNNING, SHUTDOWN, CRASHED = 1, 4, 6
+BOOTED = "booted_at"
+"""Of a host's resources: when its last boot was noticed."""
+SETTLED = 2.0
+"""Seconds after its last change in which a server's guest need not be in its host's report yet."""
 
 
 class StaleAttempt(Conflict):
@@ -63,6 +67,8 @@ class Conductor:
             rpc.REPORT: self.report,
             rpc.POWER_CHANGED: self.power_changed,
             rpc.EVENT: self.event,
+            rpc.RECALL: self.recall,
+            rpc.LOST: self.lost,
             SCHEDULER_HOSTS: self.hosts,
         }
         self._subscription = await self._bus.subscribe(handlers, component="conductor", host=self._host)
@@ -89,16 +95,10 @@ class Conductor:
         trace.record("conductor.rows", detail={"servers": 1, "block_devices": len(devices)})
         params = msgspec.convert(saga["params"], CreateServer)
         caller = self.engine.journal.caller_of(saga)
-        flavor = server["flavor"]
-        record = rpc.ServerRecord(
-            server_id=server["id"], attempt=asked.attempt, project_id=server["project_id"], user_id=server["user_id"],
-            name=server["name"], hostname=server["hostname"], vcpus=flavor["vcpus"], memory_mib=flavor["ram"],
-            disk_gib=flavor["disk"], image_id=server["image_id"],
-            availability_zone=server["availability_zone"] or "nova",
-            slots=params.slots, security_groups=params.security_groups,
-            block_devices=[_device(one, server["id"], asked.attempt) for one in devices],
-            config_drive=server["config_drive"], caller=caller.journal() if caller else None,
-            token=caller.token if caller else None,
+        record = msgspec.structs.replace(
+            _record(server, devices), slots=params.slots, security_groups=params.security_groups,
+            block_devices=[_device(one, attachment_of(server["id"], one["id"], asked.attempt)) for one in devices],
+            caller=caller.journal() if caller else None, token=caller.token if caller else None,
         )  # fmt: skip
         trace.record("conductor.reply")
         return record
@@ -119,14 +119,18 @@ class Conductor:
         """The ports are bound: keep the server's addresses, and make its metadata documents."""
         server = await self._current(told.server_id, told.attempt, told.host)
         cache = await self.refresh(told.server_id)
+        return rpc.Documents(await self._documents({**server, "network_cache": cache}))
+
+    async def _documents(self, server: Row) -> dict[str, bytes]:
+        """What the server's config drive holds; nothing when it has none."""
         if not server["config_drive"]:
-            return rpc.Documents()
+            return {}
         sealed = server["admin_pass_sealed"]
         whole = {
-            **server, "network_cache": cache, "admin_pass": self._seal.open(sealed) if sealed else None,
-            "block_devices": await self.world.devices(told.server_id),
+            **server, "admin_pass": self._seal.open(sealed) if sealed else None,
+            "block_devices": await self.world.devices(server["id"]),
         }  # fmt: skip
-        return rpc.Documents(documents_for(whole, domain=self.world.dhcp_domain))
+        return documents_for(whole, domain=self.world.dhcp_domain)
 
     async def built(self, told: rpc.Built) -> rpc.Nothing:
         """A build ended; the saga takes it from here."""
@@ -157,6 +161,31 @@ class Conductor:
             raise StaleAttempt(f"Attempt {attempt} on {host} is not the current one.", kind="StaleAttempt")
         return row
 
+    # ---- guests that a host has no more
+
+    async def recall(self, asked: rpc.Recall) -> rpc.Recalled:
+        """What a server at rest on this host consists of; refused for any other."""
+        row = await self.world.db.first(select(SERVERS).where(SERVERS.c.id == asked.server_id))
+        if row is None or row["deleted_at"] is not None:
+            raise NotFound(f"Instance {asked.server_id} could not be found.")
+        if row["host"] != asked.host or not _should_be_there(row):
+            raise Conflict(f"Instance {asked.server_id} is not at rest on {asked.host}.")
+        record = _record(row, await self.world.devices(row["id"]))
+        return rpc.Recalled(record, row["vm_state"] == ACTIVE, await self._documents(row))
+
+    async def lost(self, told: rpc.Lost) -> rpc.Nothing:
+        """What the guest kept on its host is gone: the server says so, and is not called active."""
+
+        async def body(tx: Transaction) -> None:
+            here = (SERVERS.c.id == told.server_id) & (SERVERS.c.host == told.host)
+            row = await tx.first(select(SERVERS).where(here & (SERVERS.c.attempt == told.attempt)))
+            if row is not None and _should_be_there(row):
+                await SERVER.finish(tx, "update", told.server_id, ends=ERROR, power_state=0)
+                await set_fault(tx, told.server_id, f"The guest was lost on {told.host}: {told.reason}")
+
+        await self.world.db.run(body)
+        return rpc.Nothing()
+
     # ---- hosts
 
     async def report(self, told: rpc.Report) -> rpc.Verdict:
@@ -167,7 +196,7 @@ class Conductor:
 
         row = await self.world.db.run(body, durable=False)
         await self._bus.fanout(SCHEDULER_REPORT, host_report(row))
-        return await self._compare(told)
+        return await self._compare(told, row["resources"].get(BOOTED) or 0.0)
 
     async def _keep_host(self, tx: Transaction, told: rpc.Report) -> Row:
         now = clock.now()
@@ -175,6 +204,10 @@ class Conductor:
             field: getattr(told, field) for field in told.__struct_fields__ if field not in ("guests", "host", "zone")
         }
         where = (HOSTS.c.host == told.host) & (HOSTS.c.binary == "nova-compute")
+        before = await tx.first(select(HOSTS.c.resources).where(where))
+        known = before["resources"] if before is not None else {}
+        same = not told.boot or known.get("boot") == told.boot
+        resources[BOOTED] = known.get(BOOTED, 0.0) if same else now
         values = {"last_seen": now, "node": told.node, "resources": resources}
         if not await tx.run(HOSTS.update().where(where).values(**values)):
             number = await next_number(tx, HOSTS)
@@ -187,8 +220,11 @@ class Conductor:
         assert row is not None
         return row
 
-    async def _compare(self, told: rpc.Report) -> rpc.Verdict:
-        """Which guests should not be there, and which should run. Servers at work are left alone."""
+    async def _compare(self, told: rpc.Report, booted: float = 0.0) -> rpc.Verdict:
+        """Which guests should not be there, which should and are not, and which should run since the host ``booted``.
+
+        Servers at work are left alone.
+        """
         here = {guest.server_id: guest for guest in told.guests}
         known = await self.world.db.all(
             select(SERVERS).where(SERVERS.c.host == told.host, SERVERS.c.deleted_at.is_(None))
@@ -197,27 +233,35 @@ class Conductor:
         remove, attempts = [], {}
         for server_id in here.keys() - rows.keys():
             row = await self.world.db.first(select(SERVERS).where(SERVERS.c.id == server_id))
-            if row is None and self._restored is not None and self._restored.exists():
+            if row is None and self._is_restored():
                 _log.warning("guest of %s on %s is unknown to the restored records and stays", server_id, told.host)
             elif row is None or (row["deleted_at"] is not None and row["deleted_at"] < clock.now() - 30):
                 remove.append(server_id)
             elif row["deleted_at"] is None and self._is_stale(here[server_id], row):
                 remove.append(server_id)
                 attempts[server_id] = here[server_id].attempt
-        start = []
+        start: list[str] = []
+        restore: list[str] = []
         for server_id, row in rows.items():
             guest = here.get(server_id)
-            if guest is None or row["task_state"] is not None:
+            if row["task_state"] is not None:
                 continue
-            if guest.power_state in (SHUTDOWN, CRASHED) and row["vm_state"] == "active":
-                # it stopped while nobody watched: after a reboot of the host it is started again
-                if row["updated_at"] < told.started_at and row["power_state"] == RUNNING:
+            if guest is None:
+                if _should_be_there(row) and row["updated_at"] < clock.now() - SETTLED and not self._is_restored():
+                    restore.append(server_id)
+            elif guest.power_state in (SHUTDOWN, CRASHED) and row["vm_state"] == ACTIVE:
+                # it stopped while nobody watched: with the host it comes back, by itself it stays off
+                if row["updated_at"] < booted and row["power_state"] == RUNNING:
                     start.append(server_id)
                 else:
                     await self.power_changed(rpc.PowerChanged(told.host, server_id, guest.power_state))
             elif guest.power_state != row["power_state"]:
                 await self.power_changed(rpc.PowerChanged(told.host, server_id, guest.power_state))
-        return rpc.Verdict(remove=remove, start=start, attempts=attempts)
+        return rpc.Verdict(remove=remove, start=start, attempts=attempts, restore=restore)
+
+    def _is_restored(self) -> bool:
+        """Whether the records are older than the hosts, after a restore that nobody has settled yet."""
+        return self._restored is not None and self._restored.exists()
 
     def _is_stale(self, guest: rpc.GuestReport, row: Row) -> bool:
         """Whether a guest is what an earlier attempt left on a host that was silent then.
@@ -226,7 +270,7 @@ class Conductor:
         anywhere else is of the past, unless the records are (after a restore) or
         the server is between two hosts.
         """
-        if self._restored is not None and self._restored.exists():
+        if self._is_restored():
             return False
         return guest.attempt <= row["attempt"] and row["vm_state"] != RESIZED and row["task_state"] not in BETWEEN_HOSTS
 
@@ -286,6 +330,25 @@ class Conductor:
         return cache
 
 
+def _should_be_there(row: Row) -> bool:
+    """Whether a server's host should have its guest, running or not: it is at rest in a state that has one."""
+    return row["task_state"] is None and row["vm_state"] in (ACTIVE, STOPPED)
+
+
+def _record(server: Row, devices: list[Row]) -> rpc.ServerRecord:
+    """A server as it is now, for its host."""
+    flavor = server["flavor"]
+    return rpc.ServerRecord(
+        server_id=server["id"], attempt=server["attempt"], project_id=server["project_id"], user_id=server["user_id"],
+        name=server["name"], hostname=server["hostname"], vcpus=flavor["vcpus"], memory_mib=flavor["ram"],
+        disk_gib=flavor["disk"], image_id=server["image_id"],
+        availability_zone=server["availability_zone"] or "nova",
+        slots=[msgspec.convert(one, NetworkSlot) for one in server["slots"] or []], security_groups=[],
+        block_devices=[_device(one, one["attachment_id"] or "") for one in devices],
+        config_drive=server["config_drive"], caller=None, token=None,
+    )  # fmt: skip
+
+
 def host_report(row: Row) -> HostReport:
     """A host's row as the scheduler takes it."""
     have = row["resources"]
@@ -304,12 +367,12 @@ def host_report(row: Row) -> HostReport:
     )
 
 
-def _device(row: Row, server_id: str, attempt: int) -> rpc.BlockDevice:
+def _device(row: Row, attachment_id: str) -> rpc.BlockDevice:
     return rpc.BlockDevice(
         id=row["id"], boot_index=row["boot_index"], source_type=row["source_type"],
         destination_type=row["destination_type"],
         volume_id=row["volume_id"], image_id=row["image_id"], snapshot_id=row["snapshot_id"],
         size_gib=row["size_gib"], delete_on_termination=row["delete_on_termination"], device_name=row["device_name"],
-        attachment_id=attachment_of(server_id, row["id"], attempt), volume_type=row["volume_type"],
+        attachment_id=attachment_id, volume_type=row["volume_type"],
         guest_format=row["guest_format"], swap_mib=row["swap_mib"],
     )  # fmt: skip

@@ -144,6 +144,8 @@ class Report(msgspec.Struct, frozen=True):
     guests: list[GuestReport]
     started_at: float
     uptime: str | None = None
+    boot: str = ""
+    """Another text after each boot of the host; empty from an agent that does not know."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -155,6 +157,34 @@ class Verdict(msgspec.Struct, frozen=True):
     """Servers that should run and do not."""
     attempts: dict[str, int] = {}
     """Of those to remove that live elsewhere: the newest attempt that must go."""
+    restore: list[str] = []
+    """Servers that should have a guest on this host and have none."""
+
+
+class Recall(msgspec.Struct, frozen=True):
+    """A host asks what a guest was that it has no more."""
+
+    server_id: str
+    host: str
+
+
+class Recalled(msgspec.Struct, frozen=True):
+    """A server as it was at rest, with the NICs and volumes that it has now."""
+
+    record: ServerRecord
+    run: bool
+    """Whether it ran."""
+    documents: dict[str, bytes] = {}
+    """Metadata documents by path, for the config drive (empty when it has none)."""
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """A guest can't be brought back: what it kept on its host is gone."""
+
+    server_id: str
+    attempt: int
+    host: str
+    reason: str
 
 
 class PowerChanged(msgspec.Struct, frozen=True):
@@ -179,6 +209,8 @@ BUILT = Method(CONDUCTOR, "built", Built, Nothing)
 REPORT = Method(CONDUCTOR, "report", Report, Verdict)
 POWER_CHANGED = Method(CONDUCTOR, "power_changed", PowerChanged, Nothing)
 EVENT = Method(CONDUCTOR, "event", ServerEvent, Nothing)
+RECALL = Method(CONDUCTOR, "recall", Recall, Recalled)
+LOST = Method(CONDUCTOR, "lost", Lost, Nothing)
 
 
 # ---- to an agent (addressed by host)

@@ -38,6 +38,7 @@ OPERATIONS = (
 @click.option("--bus", help="Instead of its own: a RabbitMQ virtual host (amqp://…), with --database.")
 @click.option("--restart-database", metavar="CMD", help="With --database: the program that restarts it.")
 @click.option("--restart-broker", metavar="CMD", help="With --bus: the program that restarts the broker.")
+@click.option("--real", is_flag=True, help="Real guests (as root): its worker or all its processes.")
 @click.option("--single", is_flag=True, help="Spread: one process of each control role instead of two.")
 @click.option("--data", type=click.Path(path_type=Path), help="An empty directory.  [default: a temporary one]")
 @click.option("--report", type=click.Path(path_type=Path), help="Write all that was seen to this file, as JSON.")
@@ -46,9 +47,11 @@ def chaos(data: Path | None, as_json: bool, report: Path | None, **given: Any) -
     """Kill a cloud of its own while it works, and check that nothing is lost, left over or stuck.
 
     A spread cloud is also cut off from its broker and its database, process by
-    process, and both are restarted. Everything is simulated and lives in a
-    directory of its own: no other cloud is touched.
+    process, and both are restarted. Everything lives in a directory of its own
+    and, without --real, is simulated: no other cloud is touched.
     """
+    if given["real"]:
+        _check_real(data, given)
     if data is not None and data.exists() and any(data.iterdir()):
         raise click.UsageError(f"{data} is not empty")
     if bool(given["database"]) != bool(given["bus"]):
@@ -67,6 +70,18 @@ def chaos(data: Path | None, as_json: bool, report: Path | None, **given: Any) -
     if as_json:
         click.echo(json.dumps(told, default=str))
     sys.exit(0 if good else 1)
+
+
+def _check_real(data: Path | None, given: dict[str, Any]) -> None:
+    """Raise UsageError where real guests can't be had."""
+    from cumulet.assembly.machine import check_machine
+    from cumulet.cli.chaos.real import PLACE
+
+    if data is not None or given["spread"] or given["database"] or given["every_point"]:
+        raise click.UsageError("--real has a directory of its own and one process; it goes with --kills and --seed")
+    found = [f"{one.name}: {one.problem} ({one.remedy})" for one in check_machine(Path(PLACE)) if one.problem]
+    if found:
+        raise click.UsageError("this machine can't run guests: " + "; ".join(found))
 
 
 async def _every_point(folder: Path, operations: tuple[str, ...]) -> tuple[dict[str, Any], bool]:
@@ -116,6 +131,7 @@ def _run_storm(folder: Path, given: dict[str, Any]) -> tuple[dict[str, Any], boo
 async def _storm(folder: Path, given: dict[str, Any], below: Any) -> tuple[dict[str, Any], bool]:
     from cumulet.cli.chaos.nursery import Nursery
     from cumulet.cli.chaos.process import CloudProcess
+    from cumulet.cli.chaos.real import RealCloud
     from cumulet.cli.chaos.scenarios import Site
     from cumulet.cli.chaos.spread import SpreadCloud
     from cumulet.cli.chaos.storm import storm
@@ -123,7 +139,9 @@ async def _storm(folder: Path, given: dict[str, Any], below: Any) -> tuple[dict[
 
     async with Nursery() as nursery:
         cloud: CloudProcess | SpreadCloud
-        if below is None:
+        if given["real"]:
+            cloud = RealCloud()
+        elif below is None:
             cloud = CloudProcess(folder / "cloud", halts=True, launcher=nursery)
         else:
             cloud = SpreadCloud(
@@ -138,7 +156,7 @@ async def _storm(folder: Path, given: dict[str, Any], below: Any) -> tuple[dict[
                 await site.open()
                 found = await storm(cloud, site, given["kills"], given["seed"], given["workers"])
         finally:
-            await cloud.stop()
+            await (cloud.remove() if isinstance(cloud, RealCloud) else cloud.stop())
     _tell_storm(found)
     return {**asdict(found), "coverage": found.coverage.told()}, found.good
 

@@ -43,6 +43,7 @@ class CloudProcess:
         """``halts``: the process can be made to stand still at chosen points (``kernel.halts``)."""
         self.data, self._settings, self._launcher = data, settings, launcher or Fresh()
         self.halts = data.parent / f"{data.name}.halts" if halts else None
+        self._hypervisor: tuple[str, ...] = ("--hypervisor", "simulated")
         self._port = 0
         self._process: Child | None = None
         self.starts = 0
@@ -119,17 +120,7 @@ class CloudProcess:
         if self.halts is not None:
             self.halts.mkdir(parents=True, exist_ok=True)
             environment["CUMULET_HALTS"] = str(self.halts)
-        words = [
-            "up",
-            "--data",
-            str(self.data),
-            "--port",
-            str(self._port),
-            "--hypervisor",
-            "simulated",
-            "--name",
-            "here",
-        ]
+        words = ["up", "--data", str(self.data), "--port", str(self._port), "--name", "here", *self._hypervisor]
         if self._settings is not None:
             words += ["--settings", str(self._settings)]
         self.data.mkdir(parents=True, exist_ok=True)

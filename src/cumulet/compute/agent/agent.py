@@ -12,6 +12,7 @@ from typing import Any
 
 from cumulet.compute import rpc
 from cumulet.compute.agent.build import BuildRun, Tools, report
+from cumulet.compute.agent.comeback import Comebacks
 from cumulet.compute.agent.snapshots import Snapshots
 from cumulet.compute.drivers.model import GuestDisk, GuestMissing, HypervisorError
 from cumulet.kernel import trace
@@ -27,10 +28,11 @@ class ComputeAgent:
     def __init__(self, tools: Tools) -> None:
         self.tools = tools
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self.snapshots = Snapshots(tools, self._alone)
+        self.snapshots = Snapshots(tools, self.alone)
         self._builds: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._subscription: Subscription | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self.comebacks = Comebacks(tools, self.alone)
 
     async def start(self) -> None:
         """Recover what the hypervisor has, then take messages."""
@@ -64,6 +66,7 @@ class ComputeAgent:
             await asyncio.gather(self._watcher, return_exceptions=True)
         if self._subscription is not None:
             await self._subscription.stop()
+        await self.comebacks.stop()
         for _, task in list(self._builds.values()):
             task.cancel()
         await asyncio.gather(*(task for _, task in self._builds.values()), return_exceptions=True)
@@ -92,7 +95,7 @@ class ComputeAgent:
         return rpc.Nothing()
 
     async def _build(self, order: rpc.Build) -> None:
-        async with self._alone(order.server_id):
+        async with self.alone(order.server_id):
             try:
                 built = await BuildRun(self.tools, order).run()
             except Conflict as error:
@@ -110,7 +113,7 @@ class ComputeAgent:
         if running is not None and (order.attempt == 0 or running[0] <= order.attempt):
             await _end(running[1])
         await self.snapshots.drop(rpc.DropSnapshot(order.server_id))
-        async with self._alone(order.server_id):
+        async with self.alone(order.server_id):
             guest = await self._guest(order.server_id)
             if guest is None or order.attempt == 0 or guest.attempt <= order.attempt:
                 await self._hypervisor(self.tools.hypervisor.ensure_absent(order.server_id))
@@ -119,7 +122,7 @@ class ComputeAgent:
 
     async def power(self, order: rpc.Power) -> rpc.PowerAnswer:
         driver = self.tools.hypervisor
-        async with self._alone(order.server_id):
+        async with self.alone(order.server_id):
             match order.action:
                 case "start":
                     await self._hypervisor(driver.start(order.server_id))
@@ -134,7 +137,7 @@ class ComputeAgent:
             return rpc.PowerAnswer(int(guest.power_state) if guest is not None else 0)
 
     async def plug_volume(self, order: rpc.PlugVolume) -> rpc.PlugAnswer:
-        async with self._alone(order.server_id):
+        async with self.alone(order.server_id):
             connection = await self.tools.volume.update_attachment(
                 order.attachment_id, {**self.tools.wiring.connector(), "mountpoint": order.device}, as_service=True
             )
@@ -145,14 +148,14 @@ class ComputeAgent:
             return rpc.PlugAnswer(await self._hypervisor(self.tools.hypervisor.attach_disk(order.server_id, disk)))
 
     async def unplug_volume(self, order: rpc.UnplugVolume) -> rpc.Nothing:
-        async with self._alone(order.server_id):
+        async with self.alone(order.server_id):
             if await self._guest(order.server_id) is not None:
                 await self._hypervisor(self.tools.hypervisor.detach_disk(order.server_id, order.volume_id))
         return rpc.Nothing()
 
     async def plug_port(self, order: rpc.PlugPort) -> rpc.Nothing:
         wiring = self.tools.wiring
-        async with self._alone(order.server_id):
+        async with self.alone(order.server_id):
             port = await wiring.bind(
                 order.server_id, order.slot, order.project_id, order.availability_zone, order.security_groups
             )
@@ -161,7 +164,7 @@ class ComputeAgent:
         return rpc.Nothing()
 
     async def unplug_port(self, order: rpc.UnplugPort) -> rpc.Nothing:
-        async with self._alone(order.server_id):
+        async with self.alone(order.server_id):
             if await self._guest(order.server_id) is not None:
                 await self._hypervisor(self.tools.hypervisor.detach_nic(order.server_id, order.mac))
         return rpc.Nothing()
@@ -181,7 +184,7 @@ class ComputeAgent:
     async def holding(self, ask: rpc.Ask) -> rpc.Holding:
         """What this host really has, for whoever compares it with the records."""
         guests = await self._hypervisor(self.tools.hypervisor.guests())
-        files = await self.tools.files.run(self._files)
+        files = await self.tools.files.run(self.files)
         return rpc.Holding(
             [rpc.GuestHeld(one.server_id, one.attempt, int(one.power_state), one.disks, one.macs) for one in guests],
             files,
@@ -190,7 +193,7 @@ class ComputeAgent:
 
     # ---- inside
 
-    def _files(self) -> list[str]:
+    def files(self) -> list[str]:
         """Ids of the servers that have a directory or a config drive here."""
         drives = self.tools.drives
         found = {path.stem for path in drives.glob("*.iso")}
@@ -198,7 +201,8 @@ class ComputeAgent:
         return sorted(found | {path.name for path in guests.iterdir()} if guests.is_dir() else found)
 
     @asynccontextmanager
-    async def _alone(self, server_id: str) -> AsyncIterator[None]:
+    async def alone(self, server_id: str) -> AsyncIterator[None]:
+        """One thing at a time is done with a server's guest."""
         lock = self._locks.setdefault(server_id, asyncio.Lock())
         async with lock:
             yield

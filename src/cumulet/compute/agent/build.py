@@ -156,7 +156,7 @@ class BuildRun:
                     self.ports.append(
                         await self.tools.wiring.bind(
                             self.data.server_id, slot, self.data.project_id, self.data.availability_zone,
-                            self.data.security_groups,
+                            self.data.security_groups, lambda: self._fence(None),
                         )
                     )  # fmt: skip
             self.step = "network.ready"
@@ -169,7 +169,7 @@ class BuildRun:
     async def _volumes(self) -> None:
         """Steps 26 to 28: attachments, each of this attempt; volumes made first where that was asked."""
         self.step, self.disks = "volume.request", []
-        wanted = [device for device in self.data.block_devices if _is_volume(device)]
+        wanted = [device for device in self.data.block_devices if is_volume(device)]
         if not wanted:
             for name in ("volume.request", "volume.token.validate", "volume.ready"):
                 trace.record(name, skipped="no volume was asked for")
@@ -242,7 +242,7 @@ class BuildRun:
                 disks=self.disks,
                 nics=[await self.tools.wiring.nic(port) for port in self.ports],
                 config_drive=drive,
-                local_disks=_local_disks(self.data.block_devices),
+                local_disks=local_disks(self.data.block_devices),
             )
             state = await self.tools.hypervisor.ensure_running(plan)
             detail["power_state"] = int(state.power_state)
@@ -277,7 +277,7 @@ async def _patiently(part: Callable[[], Awaitable[None]]) -> None:
     await part()
 
 
-def _local_disks(devices: list[BlockDevice]) -> list[LocalDisk]:
+def local_disks(devices: list[BlockDevice]) -> list[LocalDisk]:
     """The extra space and the swap that the flavor brings, in the order of the record."""
     found: list[LocalDisk] = []
     for device in devices:
@@ -292,7 +292,8 @@ def _local_disks(devices: list[BlockDevice]) -> list[LocalDisk]:
     return found
 
 
-def _is_volume(device: BlockDevice) -> bool:
+def is_volume(device: BlockDevice) -> bool:
+    """Whether the device is a volume of the volume service, not a disk of the host's own."""
     return device.destination_type == "volume"
 
 

@@ -26,7 +26,10 @@ class Sweeper:
 
     async def sweep(self) -> None:
         tools = self._agent.tools
-        used = {path for guest in await tools.hypervisor.guests() for path in guest.bases}
+        guests = await tools.hypervisor.guests()
+        if set(await tools.files.run(self._agent.files)) - {guest.server_id for guest in guests}:
+            return  # a guest that comes back may stand on an image that no other names
+        used = {path for guest in guests for path in guest.bases}
         for name in await tools.cache.evict(used, self._age):
             _log.info("image %s left the cache: no guest uses it", name)
 
@@ -68,12 +71,10 @@ class Reporter:
             vcpus_used=found.vcpus_used, memory_mib_used=found.memory_mib_used, disk_gib_used=found.disk_gib_used,
             disk_gib_free=found.disk_gib_free, running=found.running_guests,
             guests=[rpc.GuestReport(one.server_id, int(one.power_state), one.attempt) for one in guests],
-            started_at=self._started, uptime=found.uptime,
+            started_at=self._started, uptime=found.uptime, boot=found.boot,
         )  # fmt: skip
         verdict = await tools.bus.call(rpc.REPORT, told)
         for server_id in verdict.remove:
             _log.warning("guest of %s is not in the records of this host: it is removed", server_id)
             await self._agent.ensure_absent(rpc.EnsureAbsent(server_id, verdict.attempts.get(server_id, 0)))
-        for server_id in verdict.start:
-            _log.warning("guest of %s should run: it is started", server_id)
-            await self._agent.power(rpc.Power(server_id, "start"))
+        self._agent.comebacks.begin(verdict)

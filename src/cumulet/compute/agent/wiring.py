@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from cumulet.client.network import NetworkClient, Port
@@ -58,17 +58,21 @@ class Wiring:
         project_id: str,
         zone: str,
         security_groups: Iterable[str],
+        fence: Callable[[], Awaitable[None]] | None = None,
     ) -> Port:
-        """Ensure the slot's port, bound to this host for this server; repeated calls find it again."""
+        """Ensure the slot's port, bound to this host for this server; repeated calls find it again.
+
+        ``fence`` raises when this host should not do so any more. It is asked between the look at the port and the
+        change of what was seen, so a host that slept in between changes nothing.
+        """
         owner = f"compute:{zone or 'nova'}"
         binding = {"device_id": server_id, "device_owner": owner, "binding:host_id": self._host}
         port_id = slot.port_id or slot.new_port_id
         assert port_id is not None
-        try:
-            port = await self._client.port(port_id, as_service=True)
-        except NotFound:
-            if slot.port_id is not None:
-                raise Failed(f"Port {slot.port_id} could not be found.", retryable=False) from None
+        port = await self._find(slot, port_id)
+        if fence is not None:
+            await fence()
+        if port is None:
             body: dict[str, Any] = {
                 "id": port_id, "network_id": slot.network_id, "project_id": project_id,
                 "admin_state_up": True, **binding,
@@ -81,11 +85,22 @@ class Wiring:
                 return await self._client.create_port(body)
             except Conflict:
                 port = await self._client.port(port_id, as_service=True)  # our own repeated request won
+                if fence is not None:
+                    await fence()
         if port.device_id not in ("", server_id):
             raise Failed(f"Port {port_id} is still in use.", retryable=False)
         if port.device_id == server_id and port.host_id == self._host:
             return port
         return await self._client.update_port(port_id, binding, revision=port.revision_number, as_service=True)
+
+    async def _find(self, slot: NetworkSlot, port_id: str) -> Port | None:
+        """The slot's port; None when it is ours to make. Raises Failed when it is the user's and gone."""
+        try:
+            return await self._client.port(port_id, as_service=True)
+        except NotFound:
+            if slot.port_id is not None:
+                raise Failed(f"Port {slot.port_id} could not be found.", retryable=False) from None
+            return None
 
     async def wait_until_up(self, server_id: str, port_ids: list[str]) -> None:
         """Return once all ports are wired; raises Failed after `UP_WITHIN` seconds."""

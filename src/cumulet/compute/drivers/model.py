@@ -55,6 +55,8 @@ class HostResources(msgspec.Struct, frozen=True):
     running_guests: int = 0
     uptime: str = ""
     """As ``uptime(1)`` says it."""
+    boot: str = ""
+    """Another text after each boot of the host; empty where it is not known."""
 
 
 class RootDisk(msgspec.Struct, frozen=True):
@@ -125,6 +127,11 @@ class GuestPlan(msgspec.Struct, frozen=True):
     """Absolute path of an ISO 9660 image, or None."""
     local_disks: list[LocalDisk] = []
     """They come right after the disk that boots."""
+    restored: bool = False
+    """The guest was here before: its own disks are there, or it is lost (GuestLost); none is made anew, and the
+    root disk's ``base`` is what the disk itself says."""
+    run: bool = True
+    """False: it is defined and stays off."""
 
 
 class GuestState(msgspec.Struct, frozen=True):
@@ -153,6 +160,10 @@ class GuestMissing(LookupError):
 
 class HypervisorError(RuntimeError):
     """The hypervisor refused; the text is fit for a server's fault (no paths, no secrets)."""
+
+
+class GuestLost(HypervisorError):
+    """What the guest kept on this host is not there any more."""
 
 
 class Hypervisor(Protocol):

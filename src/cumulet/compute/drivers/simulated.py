@@ -25,6 +25,7 @@ from cumulet.compute.drivers.model import (
     Capabilities,
     GuestDisk,
     GuestEvent,
+    GuestLost,
     GuestMissing,
     GuestNic,
     GuestPlan,
@@ -70,6 +71,8 @@ class Knobs(msgspec.Struct, frozen=True):
     """Guests never power off when asked, so every stop takes its whole grace."""
     keeps_devices: bool = False
     """Guests never let go of a device."""
+    loses_disks: bool = False
+    """What guests kept on the host is gone when they are to come back."""
 
 
 class _Guest(msgspec.Struct):
@@ -83,6 +86,7 @@ class _Guest(msgspec.Struct):
 class _State(msgspec.Struct):
     version: int = 1
     guests: dict[str, _Guest] = {}
+    boots: int = 1
 
 
 class SimulatedHypervisor:
@@ -101,6 +105,7 @@ class SimulatedHypervisor:
         self._hostname = hostname or socket.gethostname()
         self._file = os.fspath(state_file) if state_file is not None else None
         self._guests: dict[str, _Guest] = {}
+        self._boots = 1
         self._calls: Counter[int] = Counter()
         self._is_open = False
         self._opened_at = 0.0
@@ -115,11 +120,12 @@ class SimulatedHypervisor:
             if self._file is not None:
                 try:
                     with open(self._file, "rb") as file:  # noqa: ASYNC230 - small, local, and simulations use no threads
-                        self._guests = msgspec.json.decode(file.read(), type=_State).guests
+                        kept = msgspec.json.decode(file.read(), type=_State)
                 except FileNotFoundError:
-                    self._guests = {}
+                    kept = _State()
                 except (OSError, msgspec.DecodeError) as error:
                     raise HypervisorError(f"the simulated host's state can't be read: {error}") from error
+                self._guests, self._boots = kept.guests, kept.boots
             self._is_open, self._opened_at = True, clock.now()
 
     async def close(self) -> None:
@@ -141,6 +147,7 @@ class SimulatedHypervisor:
                 disk_gib_free=max(0, self.knobs.disk_gib - disk),
                 running_guests=sum(guest.power not in _OFF for guest in self._guests.values()),
                 uptime=uptime_text(clock.now() - self._opened_at),
+                boot=f"{self._hostname} {self._boots}",
             )
 
     async def guests(self) -> list[GuestState]:
@@ -153,12 +160,16 @@ class SimulatedHypervisor:
             if there is not None and there.plan.attempt > plan.attempt:
                 raise HypervisorError("a newer build of this server is on this host already")
             if there is None or there.plan.attempt < plan.attempt:
+                if plan.restored and self.knobs.loses_disks:
+                    raise GuestLost("its disk is not on the host any more")
                 self._check_capacity(plan)
                 there = _Guest(plan, PowerState.SHUTDOWN, [], list(plan.nics))
                 for disk in plan.disks:
                     there.disks.append(_named(disk, there))
                 self._guests[plan.server_id] = there
-            self._boot(there)
+                self._save()
+            if plan.run:
+                self._boot(there)
             return _state(there)
 
     async def ensure_absent(self, server_id: str) -> None:
@@ -247,6 +258,15 @@ class SimulatedHypervisor:
             for listener in list(self._listeners):
                 listener.put_nowait(GuestEvent(server_id, guest.power))
 
+    def lose_power(self, *, forgetful: bool = False) -> None:
+        """The host reboots, so every guest is off; a ``forgetful`` one does not even know them any more."""
+        self._boots += 1
+        if forgetful:
+            self._guests.clear()
+        for guest in self._guests.values():
+            guest.power = PowerState.SHUTDOWN
+        self._save()
+
     # -- inside -----------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
@@ -327,7 +347,7 @@ class SimulatedHypervisor:
         partial = f"{self._file}.new"
         try:
             with open(partial, "wb") as file:
-                file.write(msgspec.json.encode(_State(guests=self._guests)))
+                file.write(msgspec.json.encode(_State(guests=self._guests, boots=self._boots)))
             os.replace(partial, self._file)
         except OSError as error:
             raise HypervisorError(f"the simulated host's state can't be written: {error.strerror}") from error

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host's uptime in the words of ``uptime(1)``: the published form, which clients take apart."""
+"""Since when a host runs: which boot this is, and its uptime in the published form, which clients take apart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from cumulet.kernel import clock
+
+
+def boot_id() -> str:
+    """The kernel's name for the time since this host booted."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
 def uptime_text(seconds: float, load: Sequence[float] = (0.0, 0.0, 0.0)) -> str:

@@ -26,7 +26,7 @@ import msgspec
 from lxml import etree
 
 from cumulet.compute.drivers.libvirt import domain as doc
-from cumulet.compute.drivers.libvirt import guest
+from cumulet.compute.drivers.libvirt import guest, wires
 from cumulet.compute.drivers.libvirt.connection import Connection
 from cumulet.compute.drivers.libvirt.storage import Storage
 from cumulet.compute.drivers.model import (
@@ -41,7 +41,7 @@ from cumulet.compute.drivers.model import (
     HypervisorError,
     PowerState,
 )
-from cumulet.compute.drivers.uptime import uptime_text
+from cumulet.compute.drivers.uptime import boot_id, uptime_text
 from cumulet.kernel import clock
 
 T = TypeVar("T")
@@ -146,6 +146,7 @@ class LibvirtHypervisor:
                 disk_gib_free=free // _GIB,
                 running_guests=sum(active for _, _, active in sizes),
                 uptime=uptime_text(clock.monotonic(), os.getloadavg()),  # monotonic time counts from the boot
+                boot=boot_id(),
             )
 
         return await self._connection.call(ask)
@@ -168,17 +169,20 @@ class LibvirtHypervisor:
                 await self._remove(key)
             text: str | None = None
             if attempt != plan.attempt:
-                files, missing = await self._connection.work(lambda: self._storage.prepare(plan))
-                await self._storage.make_disks(plan, files, missing)
-                text = doc.domain_xml(plan, self._machine, files)
+                whole = await self._storage.recall(plan, self._connection.work) if plan.restored else plan
+                files, missing = await self._connection.work(lambda: self._storage.prepare(whole))
+                await self._storage.make_disks(whole, files, missing)
+                text = doc.domain_xml(whole, self._machine, files)
+            await wires.present(nic.tap for nic in plan.nics if plan.run)
 
             def run(conn: libvirt.virConnect) -> GuestState:
                 found = conn.defineXML(text) if text is not None else guest.need(conn, self._cloud, key)
-                guest.switch_on(found)
+                if plan.run:
+                    guest.switch_on(found)
                 return guest.state(found, doc.Tag(self._cloud, plan.server_id, plan.attempt))
 
             state = await self._call(key, run, within=_START_SECONDS)
-            self._asked[key] = PowerState.RUNNING
+            self._asked[key] = PowerState.RUNNING if plan.run else state.power_state
             return state
 
     async def ensure_absent(self, server_id: str) -> None:
@@ -204,6 +208,7 @@ class LibvirtHypervisor:
             await self._switch_on(key)
 
     async def _switch_on(self, key: str) -> None:
+        await wires.present(await self._on_domain(key, guest.taps))
         await self._on_domain(key, guest.switch_on, within=_START_SECONDS)
         self._asked[key] = PowerState.RUNNING
 

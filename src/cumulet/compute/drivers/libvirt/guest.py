@@ -115,6 +115,11 @@ def switch_on(domain: libvirt.virDomain) -> None:
             raise
 
 
+def taps(domain: libvirt.virDomain) -> list[str]:
+    """The links on this host that the guest's NICs are on."""
+    return [nic.target for nic in doc.read_nics(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))]
+
+
 def is_off(domain: libvirt.virDomain) -> bool:
     return power(domain) in (PowerState.SHUTDOWN, PowerState.CRASHED)
 

@@ -14,13 +14,22 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cumulet.compute.drivers.libvirt.connection import reason
 from cumulet.compute.drivers.libvirt.domain import FORMATS, Files, domain_uuid
-from cumulet.compute.drivers.model import FORMATS_INSIDE, GuestPlan, HypervisorError, LocalDisk, RootDisk
+from cumulet.compute.drivers.model import (
+    FORMATS_INSIDE,
+    GuestLost,
+    GuestPlan,
+    HypervisorError,
+    LocalDisk,
+    RootDisk,
+)
 from cumulet.kernel.pools import ProgramFailed, run_program
 
 KEEP_LOG_BYTES = 2 << 20
@@ -38,6 +47,7 @@ _MAKERS = {
 }  # fmt: skip
 """Format → the program that makes it, up to the label."""
 _LONGEST_SOCKET = 107  # bytes of sun_path without the final NUL (unix(7))
+Work = Callable[[Callable[[], bool]], Awaitable[bool]]
 _KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE (fallocate(2))
 
 
@@ -103,6 +113,24 @@ class Storage:
         finally:
             os.close(log)
         return files, [path for path in (files.root, *files.local) if path is not None and not os.path.exists(path)]
+
+    async def recall(self, plan: GuestPlan, work: Work) -> GuestPlan:
+        """The plan of a guest that was here, with the image that its root disk stands on; raises GuestLost.
+
+        ``work`` runs a piece of file work on a thread.
+        """
+        files = self.files(plan.server_id, plan.attempt, plan.root, plan.local_disks)
+        if not await work(lambda: _are_there(files.root, *files.local)):
+            raise GuestLost("its disk is not on the host any more")
+        if plan.root is None or files.root is None:
+            return plan
+        # a QEMU that runs although libvirt does not know it holds the disk's lock: then this fails
+        told = json.loads(await _qemu_img("info", "-f", "qcow2", "--output=json", files.root))
+        base = told.get("backing-filename")
+        if not await work(lambda: _are_there(base)):
+            raise GuestLost("the image that its disk stands on is not on the host any more")
+        root = msgspec.structs.replace(plan.root, base=base, base_format=told.get("backing-filename-format", ""))
+        return msgspec.structs.replace(plan, root=root)
 
     async def make_disks(self, plan: GuestPlan, files: Files, missing: Sequence[str]) -> None:
         """Make the ``missing`` disks; raises HypervisorError (too small, no space, ...)."""
@@ -232,6 +260,10 @@ class Storage:
         """(total, free) bytes of the file system that holds the guests."""
         found = os.statvfs(self._guests)
         return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
+
+def _are_there(*paths: str | None) -> bool:
+    return all(path is None or os.path.exists(path) for path in paths)
 
 
 def _plain(name: str) -> str:

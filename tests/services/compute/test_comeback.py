@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""After a reboot of the host its guests are what the records say: those that ran run again, the others stay off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cumulet.compute.drivers.model import PowerState
+from cumulet.compute.drivers.simulated import SimulatedHypervisor
+from cumulet.compute.models import SERVERS
+from tests.services.insight.furnished import Rig, furnished
+
+
+def _host(rig: Rig) -> SimulatedHypervisor:
+    agent: Any = rig.role("compute", "compute-agent")
+    driver: SimulatedHypervisor = agent.tools.hypervisor
+    return driver
+
+
+async def _reported(rig: Rig) -> None:
+    """The host tells what it has, and does what it is told then."""
+    role = next(one for one in rig.cloud.cloud.services["compute"].roles if one.name == "compute-agent")
+    agent, reports = role.tasks[:2]
+    await reports.run_once()  # type: ignore[attr-defined]
+    for coming in list(agent.comebacks._tasks.values()):  # type: ignore[attr-defined]
+        await coming
+
+
+async def _age(rig: Rig) -> None:
+    """The server's last change was a while ago."""
+    await rig.change("compute", SERVERS.update().values(updated_at=SERVERS.c.updated_at - 60))
+
+
+async def _server(rig: Rig) -> dict[str, Any]:
+    found: dict[str, Any] = (await rig.call("GET", f"/compute/v2.1/servers/{rig.server}"))["server"]
+    return found
+
+
+async def _act(rig: Rig, action: str, status: str) -> None:
+    await rig.call("POST", f"/compute/v2.1/servers/{rig.server}/action", {action: None})
+    await rig.until(f"/compute/v2.1/servers/{rig.server}", lambda told: told["server"]["status"] == status)
+
+
+async def test_guests_that_ran_are_started_with_their_host(tmp_path: Path) -> None:
+    async with furnished(tmp_path) as rig:
+        await _reported(rig)
+        (before,) = await _host(rig).guests()
+        _host(rig).lose_power()
+        await _reported(rig)
+        assert await _host(rig).guests() == [before]
+        assert (await _server(rig))["status"] == "ACTIVE"
+        await rig.clean()
+
+
+async def test_a_guest_that_its_host_forgot_is_made_again(tmp_path: Path) -> None:
+    async with furnished(tmp_path) as rig:
+        await _reported(rig)
+        (before,) = await _host(rig).guests()
+        assert before.disks == [rig.volume]
+        await _age(rig)
+        _host(rig).lose_power(forgetful=True)
+        await _reported(rig)
+        (after,) = await _host(rig).guests()
+        assert msgspec.structs.replace(after, bases=before.bases) == before  # a real disk says what it stands on
+        assert (await _server(rig))["status"] == "ACTIVE"
+        await rig.clean()
+
+
+async def test_a_stopped_guest_stays_off_and_can_be_started(tmp_path: Path) -> None:
+    async with furnished(tmp_path) as rig:
+        await _act(rig, "os-stop", "SHUTOFF")
+        await _reported(rig)
+        for forgetful in (False, True):
+            await _age(rig)
+            _host(rig).lose_power(forgetful=forgetful)
+            await _reported(rig)
+            (guest,) = await _host(rig).guests()
+            assert guest.power_state == PowerState.SHUTDOWN
+            assert (await _server(rig))["status"] == "SHUTOFF"
+        await _act(rig, "os-start", "ACTIVE")
+        await rig.clean()
+
+
+async def test_a_guest_that_went_off_by_itself_unwatched_stays_off(tmp_path: Path) -> None:
+    async with furnished(tmp_path) as rig:
+        await _reported(rig)
+        _host(rig)._listeners.clear()  # the agent was away: no event
+        _host(rig).power_off_inside(rig.server)
+        await _reported(rig)
+        assert (await _server(rig))["status"] == "SHUTOFF"
+        assert (await _host(rig).guests())[0].power_state == PowerState.SHUTDOWN
+
+
+async def test_a_guest_without_its_disk_is_an_error_with_the_reason(tmp_path: Path) -> None:
+    async with furnished(tmp_path) as rig:
+        await _reported(rig)
+        await _age(rig)
+        host = _host(rig)
+        host.knobs = msgspec.structs.replace(host.knobs, loses_disks=True)
+        host.lose_power(forgetful=True)
+        await _reported(rig)
+        shown = await _server(rig)
+        assert shown["status"] == "ERROR"
+        assert shown["fault"]["message"] == "The guest was lost on node-1: its disk is not on the host any more"
+        assert await host.guests() == []
+        await rig.call("DELETE", f"/compute/v2.1/servers/{rig.server}")
+        await rig.until(f"/compute/v2.1/servers/{rig.server}", lambda told: told is None)
+        await rig.clean()
