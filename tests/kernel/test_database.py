@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, String, Table, func, select
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, String, Table, func, select, text
 
 from cumulet.cli.chaos.relay import Relay, database_of, dsn_through
 from cumulet.kernel.db import Database, Duplicate, Json, Time, Transaction, outside_transaction
@@ -264,3 +265,40 @@ async def test_a_silent_server_is_away_and_comes_back(postgres: str, tmp_path: P
         relay.mend()
         assert len(await database.all(select(THINGS))) == 2
         await database.close()
+
+
+class Failing:
+    """SQLite's connection on a disk that takes no commit and no rollback for a while."""
+
+    def __init__(self, real: Any) -> None:
+        self.real, self.broken = real, False
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        if self.broken and sql.split()[0] in ("COMMIT", "ROLLBACK"):
+            raise sqlite3.OperationalError("disk I/O error")
+        return self.real.execute(sql, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+async def test_sqlite_goes_on_after_a_rollback_that_failed(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "x.db")
+    await database.execute_ddl(["create table t (a int)"])
+    database._writer = disk = Failing(database._writer)  # type: ignore[assignment]
+
+    async def body(tx: Transaction) -> None:
+        await tx.run(text("insert into t values (1)"))
+
+    async with asyncio.timeout(60):
+        disk.broken = True
+        with pytest.raises(Unavailable):
+            await database.run(body)
+        with pytest.raises(Unavailable):
+            await database.run(body)
+        disk.broken = False
+        await database.run(body)
+        assert len(await database.all(text("select a from t").columns(a=Integer))) == 1
+        await database.close()
+        with pytest.raises(Unavailable, match="closed"):
+            await database.run(body)

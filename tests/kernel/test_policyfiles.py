@@ -141,3 +141,20 @@ async def test_a_file_of_no_service_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"\[policy\] files: keystone: no such service"):
         async with running_cloud(tmp_path, packages=(), settings=settings):
             pass
+
+
+async def test_a_file_that_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when an operator forgot whose file it is, and mends that: its time and size stay what they were."""
+    policy = Policy(RULES)
+    found = files(tmp_path, policy)
+    (tmp_path / "things.yaml").write_text('"things:list": "role:reader"\n')
+
+    def refuse(self: Path, *_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refuse)
+        await found.look()
+    assert not policy.allows("things:list", READER)
+    await found.look()
+    assert policy.allows("things:list", READER)

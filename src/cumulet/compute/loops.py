@@ -30,8 +30,8 @@ def loops(compute: Compute, conductor: Conductor) -> list[Loop]:
         living = select(SERVERS.c.id).where(SERVERS.c.deleted_at.is_(None), SERVERS.c.task_state.is_(None))
         rows = await compute.db.all(living.where(SERVERS.c.id > after).order_by(SERVERS.c.id).limit(1), point=True)
         if rows:
+            healed.append(rows[0]["id"])  # also of one that can't be refreshed: the others have their turn
             await conductor.refresh(rows[0]["id"])
-            healed.append(rows[0]["id"])
 
     async def purge() -> None:
         """Forget servers that were deleted long ago, with their actions, and sagas that ended long ago."""

@@ -32,6 +32,10 @@ class PolicyConfig(msgspec.Struct, forbid_unknown_fields=True):
     """service → a file elsewhere."""
 
 
+class Unreadable(PolicyError):
+    """The file could not be read now, whatever is in it."""
+
+
 class PolicyFiles:
     """The files of this process's services; looked at again every two seconds."""
 
@@ -69,9 +73,16 @@ class PolicyFiles:
         state = None if file is None else (file, file.stat().st_mtime_ns, file.stat().st_size)
         if state == self._seen.get(name):
             return False
+        try:
+            rules = read(file) if file is not None else {}
+        except Unreadable as error:  # not seen: it is tried again
+            raise PolicyError(f"{file}: {error}") from None
+        except PolicyError as error:
+            self._seen[name] = state
+            raise PolicyError(f"{file}: {error}") from None
         self._seen[name] = state
         try:
-            self._policies[name].override(read(file) if file is not None else {})
+            self._policies[name].override(rules)
         except PolicyError as error:
             raise PolicyError(f"{file}: {error}") from None
         return True
@@ -84,12 +95,14 @@ class PolicyFiles:
 
 
 def read(file: Path) -> dict[str, str]:
-    """The rules of a file (JSON is YAML too); raises PolicyError."""
+    """The rules of a file (JSON is YAML too); raises PolicyError, Unreadable for what may be read later."""
     import yaml
 
     try:
         content = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise Unreadable(str(error)) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise PolicyError(" ".join(str(error).split())) from None
     if content is None:
         return {}

@@ -225,9 +225,9 @@ class NetworkAgent:
         """
         have, driver = self._applied, self._driver
         self._routers, self._trouble = {one.id: one for one in desired.routers}, {}
-        complete = await self._remove(driver.drop_router, have.routers, desired.routers)
-        complete &= await self._remove(driver.drop_port, have.ports, desired.ports)
-        complete &= await self._ensure(driver.ensure_group, have.groups, desired.groups, {})
+        free = await self._remove(driver.drop_router, have.routers, desired.routers)
+        free &= await self._remove(driver.drop_port, have.ports, desired.ports)
+        complete = await self._ensure(driver.ensure_group, have.groups, desired.groups, {})
         lost: dict[str, str] = {}
         complete &= await self._ensure(driver.ensure_network, have.networks, desired.networks, lost)
         failed = {one.id: lost[one.network_id] for one in desired.ports if one.network_id in lost}
@@ -245,12 +245,15 @@ class NetworkAgent:
                 return False  # a new port must not wait for the filters of many old ones
             complete &= await self._ensure(driver.ensure_port, have.ports, known[start : start + _STRETCH], failed)
         await self._tell(desired, awaited, failed)
-        if complete:  # what still stands on a network needs it, and so does a rule its group
-            complete = await self._remove(driver.drop_network, have.networks, desired.networks)
-            complete &= await self._remove(driver.drop_group, have.groups, desired.groups)
-            await self._drop(driver.drop_group, self._stray_groups)
-            self._stray_groups = set()
-        return complete
+        # What could not be made holds up no removal: one tenant's plan must not keep another's things here.
+        if free:  # what still stands on a network needs it
+            complete &= await self._remove(driver.drop_network, have.networks, desired.networks)
+        # a group that a rule still names is refused by the driver, and goes at a later look
+        complete &= await self._remove(driver.drop_group, have.groups, desired.groups)
+        strays: dict[str, Any] = dict.fromkeys(self._stray_groups)
+        complete &= await self._remove(driver.drop_group, strays, [])
+        self._stray_groups = set(strays)
+        return complete and free
 
     async def _ensure(
         self,
@@ -281,7 +284,7 @@ class NetworkAgent:
         return errors == 0 and len(failed) == before
 
     async def _remove(
-        self, drop: Callable[[str], Awaitable[None]], applied: dict[str, Plan], wanted: Sequence[Plan]
+        self, drop: Callable[[str], Awaitable[None]], applied: dict[str, Any], wanted: Sequence[Plan]
     ) -> bool:
         kept = {plan.id for plan in wanted}
         complete = True

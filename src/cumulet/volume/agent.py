@@ -13,6 +13,7 @@ import logging
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from cumulet.client.image import ImageClient, ImageRecord
 from cumulet.kernel.bus import Bus, Handlers, Subscription
@@ -70,6 +71,8 @@ class VolumeAgent:
         self._bus, self._backend, self._host, self._name, self._config = bus, backend, host, name, config
         self._image, self._folder, self._pool = image, folder, pool
         self._jobs: dict[str, asyncio.Task[Outcome]] = {}
+        self._orders: dict[str, Any] = {}
+        """What each of the jobs was told to do."""
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._subscription: Subscription | None = None
         self.reports = Loop("volume capacity", config.report_seconds, self.report)
@@ -145,7 +148,7 @@ class VolumeAgent:
                 else:
                     await self._backend.ensure_clone(order.volume_id, order.size_gib, order.source_id)
 
-        return await self._started(f"make {order.volume_id}", order.volume_id, work)
+        return await self._started(f"make {order.volume_id}", order, order.volume_id, work)
 
     async def drop(self, order: Drop) -> Outcome:
         async def work() -> None:
@@ -154,21 +157,21 @@ class VolumeAgent:
                 async with self._alone(id_):
                     await self._backend.ensure_absent(id_)
 
-        return await self._started(f"drop {order.ids[-1]}", order.ids[-1], work)
+        return await self._started(f"drop {order.ids[-1]}", order, order.ids[-1], work)
 
     async def grow(self, order: Grow) -> Outcome:
         async def work() -> None:
             async with self._alone(order.volume_id):
                 await self._backend.ensure_size(order.volume_id, order.size_gib)
 
-        return await self._started(f"grow {order.volume_id}", order.volume_id, work)
+        return await self._started(f"grow {order.volume_id}", order, order.volume_id, work)
 
     async def snap(self, order: Snap) -> Outcome:
         async def work() -> None:
             async with self._alone(order.snapshot_id, order.volume_id):
                 await self._backend.ensure_snapshot(order.snapshot_id, order.volume_id)
 
-        return await self._started(f"make {order.snapshot_id}", order.snapshot_id, work)
+        return await self._started(f"make {order.snapshot_id}", order, order.snapshot_id, work)
 
     async def connect(self, order: Connect) -> Connection:
         try:
@@ -229,15 +232,23 @@ class VolumeAgent:
                         return True
         return False
 
-    async def _started(self, key: str, subject: str, work: Callable[[], Awaitable[None]]) -> Outcome:
-        """Start an order unless it is in work, wait a moment for its end, else say that it goes on."""
+    async def _started(self, key: str, order: Any, subject: str, work: Callable[[], Awaitable[None]]) -> Outcome:
+        """Start an order unless it is in work, wait a moment for its end, else say that it goes on.
+
+        The end of another order with this key, for which nobody asked any more, is not this one's.
+        """
         task = self._jobs.get(key)
+        if task is not None and self._orders.get(key) != order:
+            if not task.done():
+                return Outcome("working")  # first that one, then this
+            task = None
         if task is None:
+            self._orders[key] = order
             task = asyncio.get_running_loop().create_task(self._carry_out(work), name=key)
             self._jobs[key] = task
         done, _ = await asyncio.wait({task}, timeout=QUICK)
         if done:
-            self._jobs.pop(key, None)
+            self._forget(key)
             return Outcome("failed", "The order was given up.") if task.cancelled() else task.result()
         task.add_done_callback(lambda _: self._announce(subject))
         return Outcome("working")
@@ -267,8 +278,12 @@ class VolumeAgent:
             return Outcome("failed", f"The host failed: {error.strerror or type(error).__name__}.")
         return Outcome("done")
 
+    def _forget(self, key: str) -> asyncio.Task[Outcome] | None:
+        self._orders.pop(key, None)
+        return self._jobs.pop(key, None)
+
     async def _cancel(self, key: str) -> None:
-        task = self._jobs.pop(key, None)
+        task = self._forget(key)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

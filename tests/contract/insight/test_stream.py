@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cumulet.insight.models import EVENTS
 from cumulet.kernel.errors import Unauthorized
 from tests.contract.image.lone import ADMIN, DEMO, Lone
 from tests.contract.insight.conftest import SERVER, event, flow_of, tell
@@ -106,6 +107,20 @@ async def test_an_interrupted_stream_goes_on(insight: Lone) -> None:
     async with listening(insight, after=str(number)) as listener:
         _, told = await listener.next()
         assert told["name"] == "compute.receive"
+
+
+async def test_an_event_that_is_written_late_with_a_smaller_number_is_told(insight: Lone) -> None:
+    """As on PostgreSQL, where numbers are given before transactions end."""
+    await tell(insight, event("api.request", 0))
+    database = insight.service.roles[0].app.service.database
+    row = await database.first(EVENTS.select())
+    await database.run(lambda tx: tx.run(EVENTS.update().values(id=100)))
+    async with listening(insight, ADMIN) as listener:
+        assert (await listener.next())[0] == 100
+        late = {**row, "id": 50, "name": "compute.receive"}
+        await database.run(lambda tx: tx.insert(EVENTS, late))
+        await tell(insight, event("api.record", 5))
+        assert {(await listener.next())[0] for _ in range(2)} == {50, 101}
 
 
 @pytest.mark.parametrize("offered", ["x", "-1", "1.5", "9" * 30])

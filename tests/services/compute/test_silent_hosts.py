@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from sqlalchemy import Boolean, Float, Integer, String, Table
 
 from cumulet.compute import rpc
 from cumulet.compute.conductor import Conductor
+from cumulet.compute.loops import loops
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, METADATA, SERVER_GROUPS, SERVERS
 from cumulet.compute.sagas import volumes
 from cumulet.compute.sagas.create import _group_allows, attachment_of, build, drop_devices
@@ -249,3 +252,21 @@ async def test_what_ends_during_a_delete_does_not_end_the_delete(bench: Bench, a
     assert (row["vm_state"], row["task_state"]) == ("building", "deleting")
     assert await bench.database.run(lambda tx: SERVER.finish(tx, "delete", S))
     assert (await bench.shown())["vm_state"] == "deleted"
+
+
+async def test_a_server_that_can_not_be_refreshed_holds_up_no_other(bench: Bench) -> None:
+    await bench.server()
+    await bench.server(id="2" * 36, number=2)
+    asked: list[str] = []
+
+    async def refresh(server_id: str) -> None:
+        asked.append(server_id)
+        if server_id == S:
+            raise Unavailable("network is away")
+
+    compute, conductor = SimpleNamespace(db=bench.database), SimpleNamespace(refresh=refresh)
+    (heal,) = [one for one in loops(compute, conductor) if one.name == "heal addresses"]  # type: ignore[arg-type]
+    with suppress(Unavailable):
+        await heal.run_once()
+    await heal.run_once()
+    assert asked == [S, "2" * 36]

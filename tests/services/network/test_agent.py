@@ -185,6 +185,21 @@ async def test_what_is_deleted_goes(site: Site) -> None:
     await until(lambda: not site.driver.plans.networks)
 
 
+async def test_a_plan_that_is_refused_keeps_nothing_else_here(site: Site) -> None:
+    """One tenant's network that the driver can't make, and another's that is deleted."""
+    network_id, _ = await site.net.network("10.1.0.0/24")
+    port = await site.port(network_id)
+    await site.net.eventually(f"/ports/{port['id']}", status="ACTIVE")
+    groups = set(site.driver.plans.groups)
+    assert groups
+    bad, _ = await site.net.network("10.2.0.0/24")
+    site.driver.knobs = Knobs(failures=[Failure("ensure_network", id=bad)])
+    await site.port(bad, security_groups=[])
+    await site.service.delete(f"/ports/{port['id']}")
+    await site.net.delete(f"/networks/{network_id}")
+    await until(lambda: not site.driver.plans.networks and not groups & set(site.driver.plans.groups))
+
+
 async def test_groups_change_the_rules_of_others(site: Site) -> None:
     network_id, _ = await site.net.network("10.1.0.0/24")
     web = await site.net.make("/security-groups", name="web")

@@ -24,6 +24,7 @@ from cumulet.volume.rpc import (
     DISCONNECT,
     DROP,
     FINISHED,
+    GROW,
     HELD,
     MAKE,
     REPORT,
@@ -31,6 +32,7 @@ from cumulet.volume.rpc import (
     Disconnect,
     Drop,
     Finished,
+    Grow,
     Held,
     Make,
     Nothing,
@@ -105,6 +107,20 @@ async def test_a_drop_ends_a_make_that_is_in_work(site: Site) -> None:
     assert (await site.bus.call(MAKE, Make(id_, 1), host="node-1")).state == "working"
     assert (await site.bus.call(DROP, Drop([id_]), host="node-1")).state == "done"
     assert await site.backend.volumes() == []
+
+
+async def test_the_end_of_another_order_answers_nothing(site: Site) -> None:
+    id_ = ids.new_uuid()
+    assert (await site.bus.call(MAKE, Make(id_, 1), host="node-1")).state == "done"
+    site.backend.knobs.slow["ensure_size"] = 0.2
+    assert (await site.bus.call(GROW, Grow(id_, 2), host="node-1")).state == "working"
+    assert (await site.bus.call(GROW, Grow(id_, 5), host="node-1")).state == "working"
+    async with asyncio.timeout(10):
+        await site.ear.heard.wait()  # nobody asks how the first one ended
+        while (outcome := await site.bus.call(GROW, Grow(id_, 5), host="node-1")).state == "working":
+            await asyncio.sleep(0.01)
+    assert outcome.state == "done"
+    assert site.backend.size_of(id_) == 5
 
 
 async def test_refusals_are_answers(site: Site) -> None:

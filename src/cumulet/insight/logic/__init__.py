@@ -147,13 +147,18 @@ class Insight:
         self.listeners.setdefault(server_id, set()).add(news)
         try:
             told_at = 0.0
+            # what of each row was told: on PostgreSQL an event with a smaller number may come later
+            known: dict[tuple[int, str], Any] | None = None
             while not gone.done() and not self.closing.is_set():
                 news.clear()
                 told = await self.flow(server_id, hosts=hosts)
-                changed = [row for row in told.rows if row.sequence > after]
-                if changed:
-                    changed.sort(key=lambda row: row.sequence)
-                    after = changed[-1].sequence
+                shown = {(row.attempt, row.name): row.document() for row in told.rows if row.sequence}
+                if known is None:
+                    known = {(row.attempt, row.name): row.document() for row in told.rows if row.sequence <= after}
+                fresh = {key for key, document in shown.items() if known.get(key) != document}
+                changed = [row for row in told.rows if (row.attempt, row.name) in fresh]
+                known = shown
+                changed.sort(key=lambda row: row.sequence)
                 heartbeat = self.config.heartbeat_seconds
                 if changed or clock.monotonic() - told_at >= heartbeat:
                     yield changed

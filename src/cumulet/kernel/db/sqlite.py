@@ -91,7 +91,7 @@ class SqliteDatabase:
         self._synchronous = "FULL"
         self._writer.execute("PRAGMA synchronous=FULL")
         self._reader = self._connect(read_only=True)
-        self._inline = inline
+        self._inline, self._closed = inline, False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -112,6 +112,8 @@ class SqliteDatabase:
     # ---- writing
 
     async def run(self, body: Body[T], *, durable: bool = True) -> T:
+        if self._closed:
+            raise Unavailable("The database is closed.")
         job = _Job(body, durable)
         if self._inline:
             self._commit([job])
@@ -152,7 +154,10 @@ class SqliteDatabase:
                     stop = True
                     break
                 group.append(following)
-            self._commit(group)
+            try:
+                self._commit(group)
+            except BaseException as error:  # not even a rollback was possible; the next group begins with one
+                self._fail(group, error)
             for member in group:
                 try:
                     member.done(member)
@@ -165,6 +170,8 @@ class SqliteDatabase:
         """Run the jobs, each in its savepoint, and commit once; every outcome is stored in its job."""
         wanted = "FULL" if any(job.durable for job in group) else "NORMAL"
         try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
             if wanted != self._synchronous:
                 self._writer.execute(f"PRAGMA synchronous={wanted}")
                 self._synchronous = wanted
@@ -275,6 +282,7 @@ class SqliteDatabase:
         await self.run(body)
 
     async def close(self) -> None:
+        self._closed = True
         if self._thread is not None:
             self._jobs.put(None)
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10)

@@ -63,7 +63,8 @@ def _assignment(dns_name: str, address: str, domain: str) -> dict[str, str]:
 
 def host_name(dns_name: str, address: str) -> str:
     """The name that a guest gets with its lease: its own, or one made of its address."""
-    return dns_name.partition(".")[0] or "host-" + address.replace(".", "-").replace(":", "-")
+    whole = f"{address}0" if address.endswith(":") else address  # a host name ends in a letter or digit
+    return dns_name.partition(".")[0] or "host-" + whole.replace(".", "-").replace(":", "-")
 
 
 def _document(

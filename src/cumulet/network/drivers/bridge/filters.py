@@ -76,6 +76,16 @@ def _elements(names: Names, family: str, name: str) -> Iterator[tuple[Any, str]]
             yield key, verdict["jump"]["target"]
 
 
+def translations(table: str, name: str) -> dict[str, str]:
+    """Address → address of a map in this namespace; empty when it is not there."""
+    family, _, inside = table.partition(" ")
+    return {
+        key: value
+        for entry in _list("map", family, inside, name)
+        for key, value in entry.get("map", {}).get("elem", [])
+    }
+
+
 def state(names: Names) -> State:
     """Read which ports the kernel filters now."""
     found = State()

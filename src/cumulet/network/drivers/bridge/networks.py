@@ -22,7 +22,7 @@ def ensure_network(site: Site, plan: NetworkPlan) -> int:
     names = Names(site.cloud)
     naming.identifier(plan.id)
     naming.number(plan.segment, 1, 2**24 - 1, "a segment")
-    naming.number(plan.mtu, 576, 65535, "an MTU")
+    naming.number(plan.mtu, 68, 65535, "an MTU")
     dhcp.render(plan, Path(names.directory), site.domain, "")  # a wrong value is refused before anything is changed
     peers = {str(naming.address(peer)) for peer in plan.peers}
     if peers and site.underlay is None:

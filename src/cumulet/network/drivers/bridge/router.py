@@ -3,7 +3,8 @@
 
 Invariant: the namespace holds exactly what the plan says, changed in place, so
 that connections through the router go on while another floating IP comes or
-goes; a floating IP that goes takes its open connections with it.
+goes; a floating IP that goes, or moves to another port, takes its open
+connections with it.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def _inside(plan: RouterPlan, ports: list[RouterInterface], mtus: dict[str, int]
             if plan.admin_up:
                 announced += [(name, mac, text.partition("/")[0]) for text in added if ":" not in text]
             removed |= {text.removesuffix("/32") for text in gone if gateway and text.endswith("/32")}
+        removed |= _moved(filters.translations(_TABLE, "inward"), plan)
         filters.load(translation(plan))
         links.ensure_routes(ip, list(_routes(plan)) if plan.admin_up else [])
     for address in removed:
@@ -86,6 +88,12 @@ def _inside(plan: RouterPlan, ports: list[RouterInterface], mtus: dict[str, int]
             links.program("conntrack", "-D", "-f", "ipv4", side, address, accept=(0, 1))
     for name, mac, address in announced:
         _announce(name, mac, address)
+
+
+def _moved(before: dict[str, str], plan: RouterPlan) -> set[str]:
+    """Floating addresses that lead elsewhere from now on: their open connections belong to the former server."""
+    now = {str(naming.address(one.floating)): str(naming.address(one.fixed)) for one in plan.floating}
+    return {floating for floating, fixed in before.items() if now.get(floating) != fixed}
 
 
 def _floating(plan: RouterPlan) -> Iterator[Interface]:
