@@ -98,7 +98,10 @@ class Node:
     def remove(self) -> None:
         """Stop everything and leave no file."""
         self.kill()
-        self._run(["epmd", "-port", str(self.names), "-kill"]).wait(30)
+        for _ in range(50):  # it goes once it has seen that the node is dead
+            if self._run(["epmd", "-port", str(self.names), "-kill"]).wait(30) == 0:
+                break
+            time.sleep(0.1)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def broker(self, vhost: str) -> Broker:
