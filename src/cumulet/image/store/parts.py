@@ -22,6 +22,8 @@ from cumulet.kernel import clock
 
 _NOTHING = hashlib.sha256(b"").hexdigest()
 _LARGEST = 8 * 1024 * 1024
+_TRIES, _PAUSE = 5, 0.1
+"""How often an upload is aborted until it is gone, and how much longer each pause in between is (s)."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,23 @@ class Unfinished:
             }
 
     async def drop(self, key: str) -> None:
-        """Abort every upload to exactly this key. Raises OSError."""
-        for name, upload_id in await self.find(key):
-            if name == key:
-                target = f"/{self.bucket}/{self._path(key)}"
-                await self._ask("DELETE", target, {"uploadId": upload_id}, {204, 200, 404})
+        """Abort every upload to exactly this key. Raises OSError.
+
+        A part that is still on its way may outlive one abort, or make it fail; so says the published API.
+        """
+        failed = OSError("an upload in parts does not end")
+        for tried in range(_TRIES):
+            left = [upload_id for name, upload_id in await self.find(key) if name == key]
+            if not left:
+                return
+            await clock.sleep(_PAUSE * tried)
+            for upload_id in left:
+                try:
+                    target = f"/{self.bucket}/{self._path(key)}"
+                    await self._ask("DELETE", target, {"uploadId": upload_id}, {204, 200, 404})
+                except OSError as error:
+                    failed = error
+        raise failed
 
     def _path(self, key: str) -> str:
         return f"{self.prefix.strip('/')}/{key}" if self.prefix.strip("/") else key
