@@ -17,10 +17,11 @@ from cumulet.compute.conductor import Conductor
 from cumulet.compute.loops import loops
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, METADATA, SERVER_GROUPS, SERVERS
 from cumulet.compute.sagas import volumes
-from cumulet.compute.sagas.create import _group_allows, attachment_of, build, drop_devices
-from cumulet.compute.sagas.params import DetachVolume
+from cumulet.compute.sagas.create import _group_allows, attachment_of, build, claim_host, drop_devices
+from cumulet.compute.sagas.params import CreateServer, DetachVolume
 from cumulet.compute.sagas.power import mark_failed
 from cumulet.compute.sagas.world import World
+from cumulet.compute.scheduler.rpc import Selection
 from cumulet.compute.states import SERVER
 from cumulet.kernel import clock
 from cumulet.kernel.clock import FakeClock
@@ -132,6 +133,50 @@ async def test_a_stale_guest_goes_when_its_host_is_back(bench: Bench, row: dict[
     assert (verdict.remove, verdict.attempts) == (([S], {S: 1}) if goes else ([], {}))
     bench.marker.write_text("from a backup\n")
     assert (await bench.conductor._compare(told)).remove == []
+
+
+# ---- a server that is asked for before any host has reported
+
+
+class NoHostBus(SilentBus):
+    """A scheduler that knows so many hosts and would take none."""
+
+    def __init__(self, hosts: int) -> None:
+        self.hosts = hosts
+
+    async def call(self, method: Any, request: Any, **_: Any) -> Any:
+        return Selection(None, None, reason="none fits", why={"hosts": self.hosts})
+
+
+@pytest.mark.parametrize(
+    ("known", "host", "seconds"),
+    [
+        (0, None, 30),  # no host has ever reported
+        (0, {}, 30),  # one has, but placement does not know it yet
+        (1, {"silent": 90}, 30),  # the whole cloud was away
+        (1, {}, 0),
+        (1, {"down": True}, 0),
+    ],
+)
+async def test_the_first_host_is_waited_for(
+    bench: Bench, known: int, host: dict[str, Any] | None, seconds: int
+) -> None:
+    bench.world.bus = NoHostBus(known)  # type: ignore[assignment]
+    await bench.server(vm_state="building", host=None, flavor={"vcpus": 1, "ram": 64, "disk": 0})
+    if host is not None:
+        await bench.host(**host)
+    run, began = bench.run(CreateServer(S)), clock.now()
+
+    async def claimed() -> None:
+        while True:
+            try:
+                await claim_host(run)
+            except Wait as wait:
+                await bench.time.advance(wait.seconds)
+
+    with pytest.raises(Failed, match=r"No valid host was found\. none fits"):
+        await claimed()
+    assert clock.now() - began == pytest.approx(seconds, abs=1)
 
 
 # ---- a host that dies while it builds

@@ -9,6 +9,7 @@ the next one is tried.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -23,6 +24,9 @@ from cumulet.compute.vifs import keep_vifs
 from cumulet.kernel import clock, ids, trace
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.saga import Cancelled, Failed, RetryFrom, Run, Saga, Step, Wait
+
+HOSTS_APPEAR = 30.0
+"""Seconds that a server waits for the first host to report: libvirt's first look at a machine takes up to 8."""
 
 
 async def claim_host(run: Run) -> dict[str, Any]:
@@ -49,12 +53,26 @@ async def claim_host(run: Run) -> dict[str, Any]:
 
     fits = await world.db.run(record, durable=False)
     if selection.host is None:
+        if clock.now() - run.since < HOSTS_APPEAR and not await _hosts_are_there(world, selection.why):
+            raise Wait(0.5)
         reason = run.notes.get("last_reason")
         tried = f" After {_failures(run)} failed build(s), the last because: {reason}" if reason else ""
         raise Failed(f"No valid host was found. {selection.reason}{tried}".strip(), step="scheduler.select")
     if not fits:
         raise RetryFrom("host", "The policy of the server group was violated.", tried=[selection.host])
     return {"host": selection.host, "node": selection.node}
+
+
+async def _hosts_are_there(world: World, why: Mapping[str, Any]) -> bool:
+    """Whether a scheduler that found no host had any to choose from: not so before the first one reported.
+
+    After the whole cloud was away its hosts are silent until they report again, too.
+    """
+    if not why.get("hosts"):
+        return False
+    service = (HOSTS.c.binary == "nova-compute") & HOSTS.c.forced_down.is_(False)
+    seen = [row["last_seen"] for row in await world.db.all(select(HOSTS.c.last_seen).where(service))]
+    return not seen or max(seen) >= clock.now() - DEAD_AFTER
 
 
 async def release_host(run: Run) -> None:
