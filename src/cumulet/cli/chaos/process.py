@@ -19,8 +19,6 @@ from cumulet.cli.chaos.nursery import Child, Fresh, Launcher
 READY_WITHIN = 120.0
 FROZEN = 6.0
 """Seconds of a SIGSTOP: longer than the lease of a saga (3.5 s) and the second in which another looks for it."""
-AIM_WITHIN = 3.0
-"""Seconds that a blow waits for a flow to come to the chosen point."""
 
 
 @dataclass
@@ -36,6 +34,11 @@ class Struck:
 
 class CloudProcess:
     """One `cumulet up` with simulated machines."""
+
+    aim_within = 3.0
+    """Seconds that a blow waits for a flow to come to the chosen point."""
+    pace = 1.0
+    """The time between two blows, relative to the plan's."""
 
     def __init__(
         self, data: Path, *, halts: bool = False, settings: Path | None = None, launcher: Launcher | None = None
@@ -82,7 +85,7 @@ class CloudProcess:
     async def _wait_for(self, points: Sequence[str]) -> str | None:
         already = len(self.lines("held"))
         self.hold(list(points))
-        until = time.monotonic() + AIM_WITHIN
+        until = time.monotonic() + self.aim_within
         while time.monotonic() < until:
             if held := self.lines("held", already):
                 return held[0].partition(" ")[2]

@@ -22,7 +22,7 @@ from pathlib import Path
 from cumulet.assembly.table import SERVICES, entry_of
 from cumulet.cli.chaos.coverage import Trail
 from cumulet.cli.chaos.nursery import Child, Fresh, Launcher
-from cumulet.cli.chaos.process import AIM_WITHIN, FROZEN, Struck
+from cumulet.cli.chaos.process import FROZEN, CloudProcess, Struck
 from cumulet.cli.chaos.relay import Relay, broker_of, bus_through, database_of, dsn_through
 
 TWINS = (
@@ -101,6 +101,8 @@ class Part:
 
 class SpreadCloud:
     """All processes of one cloud."""
+
+    aim_within, pace = CloudProcess.aim_within, CloudProcess.pace
 
     def __init__(
         self, folder: Path, database: str, bus: str, seed: int = 1, *, twins: bool = True, hosts: int = 2,
@@ -262,7 +264,7 @@ class SpreadCloud:
         already = {part.label: len(part.held) for part in ready}
         for part in ready:
             part.hold(points)
-        until = time.monotonic() + AIM_WITHIN
+        until = time.monotonic() + self.aim_within
         while time.monotonic() < until:
             for part in ready:
                 if held := part.held[already[part.label] :]:

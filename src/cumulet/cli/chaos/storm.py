@@ -113,7 +113,7 @@ async def storm(cloud: CloudProcess | SpreadCloud, site: Site, kills: int, seed:
     watching = asyncio.ensure_future(_look(cloud))
     try:
         for blow in found.plan:
-            await asyncio.sleep(blow.after)
+            await asyncio.sleep(blow.after * cloud.pace)
             _, points = found.coverage.aim(cloud.known, dice) if blow.aimed else (None, [])
             struck = await cloud.strike(blow.kind, points)
             found.struck[struck.what] = found.struck.get(struck.what, 0) + 1
