@@ -150,10 +150,15 @@ class Pings:
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 
     def stop(self) -> tuple[int, list[int]]:
-        """(how many were answered, which numbers were not). The very last may still be under way."""
+        """(how many were answered, which numbers were not)."""
         child = self._process.pid
         subprocess.run(["pkill", "-INT", "-P", str(child)], check=False)
         told, _ = self._process.communicate(timeout=30)
-        answered = [int(one) for one in re.findall(r"icmp_seq=(\d+) ttl", told)]
-        assert len(answered) == len(set(answered)), "a ping was answered twice"
-        return len(answered), sorted(set(range(1, max(answered) + 1)) - set(answered))
+        return answers(told)
+
+
+def answers(told: str) -> tuple[int, list[int]]:
+    """From what `ping` printed: how many were answered, which were not (those after the last answer do not count)."""
+    answered = [int(one) for one in re.findall(r"icmp_seq=(\d+) ttl", told)]
+    assert len(answered) == len(set(answered)), "a ping was answered twice"
+    return len(answered), sorted(set(range(1, max(answered) + 1)) - set(answered))
