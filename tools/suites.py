@@ -172,7 +172,7 @@ def scenarios(run: Path, suite: Suite, tests: dict[str, str]) -> dict[str, str]:
     for line in told.stdout.splitlines():
         if line.startswith(suite.prefix) and plain(line) in tests:
             found.setdefault(plain(line), []).append(line)
-    return {name: "\n".join(lines) for name, lines in found.items()}
+    return {name: "\n".join(found.get(name, [full])) for name, full in tests.items()}
 
 
 def reason(text: str) -> str:

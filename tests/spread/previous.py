@@ -50,7 +50,10 @@ def previous() -> Previous:
     if asked:
         return Previous(asked, _told(asked))
     try:
-        revision = "HEAD" if _git("status", "--porcelain", "--", "src") else "HEAD^"
+        dirty = _git("status", "--porcelain", "--", "src")
+        # a commit that changed no code (docs, tests) would be compared with itself
+        changed = _git("rev-list", "-1", "HEAD", "--", "src/cumulet").decode().strip()
+        revision = "HEAD" if dirty else f"{changed}^"
         return Previous(revision, _told(revision))
     except (OSError, subprocess.CalledProcessError):
         return Previous("", "")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     """The service with its one role ``image-api``."""
     config = parts.settings.section("image", ImageConfig)
     folder = parts.data / "image"
-    pool = Pool("image", 4)
+    pool, far_pool = Pool("image", 4), Pool("image-far", 4)
     policy = Policy(RULES, besides=BESIDES)
     session = ServiceSession(parts.transport, "image", parts.secrets.get("service:image"))
     web = Web(config)
@@ -52,7 +53,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         database=await parts.open_database("image", METADATA, Path(__file__).parent / "migrations"),
         config=config,
         policy=policy,
-        stores=make_stores(config, folder, pool, web),
+        stores=make_stores(config, folder, pool, far_pool, web),
         staging=FileStore(Path(config.staging) if config.staging else folder / "staging", pool),
         cached=FileStore(folder / "cache", pool),
         pool=pool,
@@ -65,8 +66,8 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         image.database, sagas, ALL, world=image, seal=parts.seal, component="image-api", host=parts.host,
         sole=bool(parts.options.get("sole", True)), workers=8,
     )  # fmt: skip
-    for store in (image.staging, image.cached, *(place.store for place in image.stores.values())):
-        await store.open()
+    stores = (image.staging, image.cached, *(place.store for place in image.stores.values()))
+    await asyncio.gather(*(store.open() for store in stores))
     api = Api(
         "image",
         ROUTES,
@@ -92,6 +93,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         for place in image.stores.values():
             await place.store.close()
         pool.close()
+        far_pool.close()
 
     tasks: list[Runnable] = [image.engine, *loops.make(image)]
     return Service(

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from cumulet.image.logic.cache import drop_orphans
+from cumulet.image.models import cache as CACHE  # noqa: N812 - a table
 from tests.contract.image.lone import ADMIN, ALT, DEMO, READER, SERVICE, Lone, lone_service, project
 from tests.services.image.web import LOOPBACK, Site, site
 
@@ -394,6 +396,17 @@ async def test_the_cache(tmp_path: Path) -> None:
         assert (await image.request("DELETE", f"/v2/cache/{image_id}", token=ADMIN)).status == 204
         assert (await image.request("DELETE", "/v2/cache/none", token=ADMIN)).status == 404
         assert (await image.request("GET", f"/v2/cache/nodes/{image_id}", token=ADMIN)).status == 409
+
+
+async def test_a_machine_that_is_gone_stops_no_cleaning_elsewhere(image: Lone) -> None:
+    """What it queued and will never fetch is its own."""
+    service = image.inner
+    queued = {"node": "gone-for-good", "image_id": "i", "size": 0, "hits": 0, "created_at": 1, "accessed_at": 1}
+    await service.database.run(lambda tx: tx.insert(CACHE, queued))
+    writer = await service.cached.write("data-orphan")
+    await writer.commit()
+    await drop_orphans(service)
+    assert await service.cached.list() == []
 
 
 # ---- tasks

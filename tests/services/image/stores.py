@@ -60,7 +60,7 @@ def make(config: dict[str, Any], folder: Path, pool: Pool) -> Store:
 
     one = msgspec.convert({"id": "near", **config}, StoreConfig)
     image = ImageConfig(stores=[one])
-    return make_stores(image, folder, pool, Web(image))["near"].store
+    return make_stores(image, folder, pool, pool, Web(image))["near"].store
 
 
 @pytest.fixture(params=KINDS)

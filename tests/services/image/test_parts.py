@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp import web
 
 from cumulet.image.store.parts import Unfinished
 
@@ -45,3 +48,45 @@ async def test_one_that_never_goes_is_told() -> None:
     with pytest.raises(OSError, match="500"):
         await uploads.drop("data-1")
     assert len(uploads.__dict__["asked"]) == 5
+
+
+# ---- against a server that sends its answer piece by piece
+
+UPLOADS = 1000
+
+
+@asynccontextmanager
+async def serving(pieces: list[bytes]) -> AsyncIterator[Unfinished]:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        reply = web.StreamResponse()
+        await reply.prepare(request)
+        for piece in pieces:
+            await reply.write(piece)
+            await asyncio.sleep(0)  # the pieces arrive one by one
+        return reply
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        yield Unfinished(f"http://127.0.0.1:{port}", "b", "p", "r", "a", "s", 30.0)
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_long_list_is_read_to_its_end() -> None:
+    uploads = b"".join(b"<Upload><Key>p/k%d</Key><UploadId>u</UploadId></Upload>" % one for one in range(UPLOADS))
+    whole = b"<R><IsTruncated>false</IsTruncated>" + uploads + b"</R>"
+    async with serving([whole[at : at + 5000] for at in range(0, len(whole), 5000)]) as found:
+        assert len(await found.find()) == UPLOADS
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"), [([b"<html><p>sorry"], "no XML"), ([b"x" * (1 << 20)] * 9, "too long")], ids=["no XML", "long"]
+)
+async def test_nonsense_is_an_error_of_the_store(answer: list[bytes], words: str) -> None:
+    async with serving(answer) as found:
+        with pytest.raises(OSError, match=words):
+            await found.find()

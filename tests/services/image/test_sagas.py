@@ -157,7 +157,7 @@ def stages(
         identity = PlayedIdentity()
         session = ServiceSession(lambda type_: identity, "image", "")
         image = Image(
-            database=database, config=config, policy=Policy(RULES), stores=make_stores(config, home, pool, rules),
+            database=database, config=config, policy=Policy(RULES), stores=make_stores(config, home, pool, pool, rules),
             staging=FileStore(home / "staging", pool), cached=FileStore(home / "cache", pool), pool=pool, web=rules,
             session=session, limits=Limits(session, config),
         )  # fmt: skip

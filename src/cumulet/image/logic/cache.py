@@ -133,7 +133,7 @@ async def clean(image: Image) -> None:
 async def drop_orphans(image: Image) -> None:
     """Delete files of the cache that no entry of any machine names, unless one is being fetched."""
     keys = await image.cached.list()
-    if keys and await image.database.first(select(cache).where(cache.c.key.is_(None))) is None:
+    if keys and await image.database.first(select(cache).where(_mine(image), cache.c.key.is_(None))) is None:
         known = {row["key"] for row in await image.database.all(select(cache.c.key))}
         for key in keys:
             if key not in known:

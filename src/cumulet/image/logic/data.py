@@ -30,6 +30,7 @@ from cumulet.kernel import clock, ids
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.disks import Inspection, Refused
 from cumulet.kernel.errors import Gone, Invalid, TooLarge, Unavailable, UnsupportedMedia
+from cumulet.kernel.pools import Pool
 
 _log = logging.getLogger(__name__)
 PIECE = MIB
@@ -96,7 +97,7 @@ async def receive(image: Image, store: Store, key: str, source: Source, declared
     writer = await _stored(store.write(key))
     try:
         sieve = await image.pool.run(Sieve, writer, declared, strict=image.config.check_formats)
-        await pump(image, source, sieve.take)
+        await pump(image, source, sieve.take, pool=writer.pool)
         received = await image.pool.run(sieve.result)
         await writer.commit()
         return received
@@ -107,8 +108,10 @@ async def receive(image: Image, store: Store, key: str, source: Source, declared
         raise as_fault(error) from None
 
 
-async def pump(image: Image, source: Source, take: Callable[[bytes], None], already: int = 0) -> int:
-    """Hand every piece of a source to ``take`` in a worker thread; returns the bytes in all.
+async def pump(
+    image: Image, source: Source, take: Callable[[bytes], None], already: int = 0, *, pool: Pool | None = None
+) -> int:
+    """Hand every piece of a source to ``take`` in a worker thread (of ``pool``); returns the bytes in all.
 
     ``already`` bytes are there from an earlier try. One piece is read while the one
     before it is worked on. Raises TooLarge, and what source and ``take`` raise.
@@ -122,7 +125,7 @@ async def pump(image: Image, source: Source, take: Callable[[bytes], None], alre
                 raise too_large(image)
             if working is not None:
                 await working
-            working = asyncio.ensure_future(image.pool.run(take, piece, timeout=600.0))
+            working = asyncio.ensure_future((pool or image.pool).run(take, piece, timeout=600.0))
         if working is not None:
             await working
     finally:

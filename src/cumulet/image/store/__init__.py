@@ -20,9 +20,12 @@ _FIRST = "file"
 """The id of the store whose folder is called ``store``, as it was when there was only one."""
 
 
-def make_stores(config: ImageConfig, folder: Path, pool: Pool, web: Web) -> dict[str, Place]:
-    """The stores of the settings by id, in their order; raises SettingsError."""
-    places = {one.id: _place(one, folder, pool, web) for one in config.stores}
+def make_stores(config: ImageConfig, folder: Path, pool: Pool, far_pool: Pool, web: Web) -> dict[str, Place]:
+    """The stores of the settings by id, in their order; raises SettingsError.
+
+    ``far_pool``: for the blocking calls of stores on other machines, which may hang.
+    """
+    places = {one.id: _place(one, folder, pool, far_pool, web) for one in config.stores}
     if len(places) != len(config.stores):
         raise SettingsError("[image] stores: two stores have the same id")
     if not places or next(iter(places.values())).read_only:
@@ -30,7 +33,7 @@ def make_stores(config: ImageConfig, folder: Path, pool: Pool, web: Web) -> dict
     return places
 
 
-def _place(one: StoreConfig, folder: Path, pool: Pool, web: Web) -> Place:
+def _place(one: StoreConfig, folder: Path, pool: Pool, far_pool: Pool, web: Web) -> Place:
     told = {"id": one.id, "kind": one.type, "description": one.description, "weight": one.weight}
     if one.type == "web":
         return Place(**told, store=WebStore(web), read_only=True)  # type: ignore[arg-type]
@@ -39,12 +42,12 @@ def _place(one: StoreConfig, folder: Path, pool: Pool, web: Web) -> Place:
 
         if not one.bucket:
             raise SettingsError(f"[image] stores: {one.id} needs a bucket")
-        far: Store = FarStore(one.id, ObjectStore(one, folder, pool))
+        far: Store = FarStore(one.id, ObjectStore(one, folder, far_pool))
         return Place(**told, store=far, properties={"bucket": one.bucket})  # type: ignore[arg-type]
     if one.type == "rbd":
         from cumulet.image.store.rbd import RbdStore
 
-        far = FarStore(one.id, RbdStore(one, folder, pool))
+        far = FarStore(one.id, RbdStore(one, folder, far_pool))
         properties = {"pool": one.pool, "chunk_size": BLOCK, "thin_provisioning": True}
         return Place(**told, store=far, properties=properties)  # type: ignore[arg-type]
     path = Path(one.path) if one.path else folder / ("store" if one.id == _FIRST else f"store-{one.id}")

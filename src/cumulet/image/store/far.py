@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store on other machines, which may be away: at the start of the service, later, or in the middle of a transfer.
 
-Invariants: the service runs without it; whatever needs it fails with words that
-name it; and it is opened, so that its owner is known, before anything is done there.
+Invariants: the service runs without it and does not wait for it; whatever needs it
+fails with words that name it (``StoreDown``); and it is opened, so that its owner is
+known, before anything is done there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from cumulet.kernel import clock
 _log = logging.getLogger(__name__)
 _PAUSE = 2.0
 """Seconds after a vain try to open the store in which there is no other."""
+_START = 5.0
+"""Seconds that the service's start waits for it."""
 _PLAIN = (FileNotFoundError, StoreFull, StoreBusy, StoreDown)
 T = TypeVar("T")
 
@@ -34,13 +37,20 @@ class FarStore:
     async def open(self) -> None:
         """Raises only when the store belongs to another cloud."""
         try:
-            await self._ready()
+            async with asyncio.timeout(_START):
+                await self._open_once()
         except StoreTaken:
             raise
         except OSError:
             _log.error("the image store %s is away; it is used when it answers", self._id)
 
     async def _ready(self) -> None:
+        try:
+            await self._open_once()
+        except StoreTaken as error:  # it was away at the start
+            raise self.down(error) from None
+
+    async def _open_once(self) -> None:
         if not self._opened:
             async with self._opening:
                 if not self._opened:
@@ -107,6 +117,7 @@ class FarWriter:
 
     def __init__(self, store: FarStore, writer: Writer) -> None:
         self._store, self._writer = store, writer
+        self.pool = writer.pool
 
     def write(self, piece: bytes) -> None:
         try:

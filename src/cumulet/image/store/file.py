@@ -26,10 +26,10 @@ class FileStore:
     """A directory; ``pool`` does the blocking work, ``name`` stands for it in locations."""
 
     def __init__(self, folder: Path, pool: Pool, name: str = "") -> None:
-        self._folder, self._pool, self._name = folder, pool, name
+        self._folder, self.pool, self._name = folder, pool, name
 
     async def open(self) -> None:
-        await self._pool.run(lambda: self._folder.mkdir(parents=True, exist_ok=True, mode=0o750))
+        await self.pool.run(lambda: self._folder.mkdir(parents=True, exist_ok=True, mode=0o750))
 
     async def close(self) -> None:
         """Nothing is held open between calls."""
@@ -40,7 +40,7 @@ class FileStore:
     async def resume(self, key: str) -> tuple[FileWriter, int]:
         """Go on with an object that was begun; the bytes of it that are there."""
         writer = await self._open(key, os.O_APPEND)
-        return writer, await self._pool.run(writer.written)
+        return writer, await self.pool.run(writer.written)
 
     async def _open(self, key: str, how: int) -> FileWriter:
         path = self.path(key)
@@ -51,7 +51,7 @@ class FileStore:
             return os.fdopen(os.open(part, flags, 0o640), "wb", buffering=0)
 
         try:
-            return FileWriter(await self._pool.run(create), part, path, self._pool)
+            return FileWriter(await self.pool.run(create), part, path, self.pool)
         except OSError as error:
             raise _translated(error) from None
 
@@ -63,11 +63,11 @@ class FileStore:
             file.seek(offset)
             return file
 
-        return FileReader(await self._pool.run(open_at), length, self._pool)
+        return FileReader(await self.pool.run(open_at), length, self.pool)
 
     async def size(self, key: str) -> int:
         path = self.path(key)
-        return await self._pool.run(lambda: path.stat().st_size)
+        return await self.pool.run(lambda: path.stat().st_size)
 
     async def delete(self, key: str) -> None:
         path = self.path(key)
@@ -76,7 +76,7 @@ class FileStore:
             path.unlink(missing_ok=True)
             path.with_name(path.name + _PART).unlink(missing_ok=True)
 
-        await self._pool.run(remove, timeout=_PATIENCE)
+        await self.pool.run(remove, timeout=_PATIENCE)
 
     async def in_use(self, key: str) -> bool:
         return False
@@ -85,7 +85,7 @@ class FileStore:
         def names() -> list[str]:
             return sorted({entry.name.removesuffix(_PART) for entry in os.scandir(self._folder)})
 
-        return await self._pool.run(names)
+        return await self.pool.run(names)
 
     def url(self, key: str) -> str:
         return f"file://{self._name}/{key}"
@@ -101,7 +101,7 @@ class FileWriter:
     """A file that is not there yet."""
 
     def __init__(self, file: IO[bytes], part: Path, path: Path, pool: Pool) -> None:
-        self._file, self._part, self._path, self._pool = file, part, path, pool
+        self._file, self._part, self._path, self.pool = file, part, path, pool
 
     def written(self) -> int:
         """Bytes that are there; blocking."""
@@ -109,7 +109,7 @@ class FileWriter:
 
     async def keep(self) -> None:
         """Close and leave what is there, to go on with it later."""
-        await self._pool.run(self._file.close, timeout=_PATIENCE)
+        await self.pool.run(self._file.close, timeout=_PATIENCE)
 
     def write(self, piece: bytes) -> None:
         rest = memoryview(piece)
@@ -131,7 +131,7 @@ class FileWriter:
                 os.close(folder)
 
         try:
-            await self._pool.run(finish, timeout=_PATIENCE)
+            await self.pool.run(finish, timeout=_PATIENCE)
         except OSError as error:
             raise _translated(error) from None
 
@@ -140,21 +140,21 @@ class FileWriter:
             self._file.close()
             self._part.unlink(missing_ok=True)
 
-        await self._pool.run(drop, timeout=_PATIENCE)
+        await self.pool.run(drop, timeout=_PATIENCE)
 
 
 class FileReader:
     """An open file, read in pieces; at most one piece is held in memory."""
 
     def __init__(self, file: IO[bytes], length: int | None, pool: Pool) -> None:
-        self._file, self._left, self._pool = file, length, pool
+        self._file, self._left, self.pool = file, length, pool
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
         size = PIECE if self._left is None else min(PIECE, self._left)
-        piece = await self._pool.run(self._file.read, size, timeout=_PATIENCE) if size else b""
+        piece = await self.pool.run(self._file.read, size, timeout=_PATIENCE) if size else b""
         if not piece:
             await self.close()
             raise StopAsyncIteration

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from cumulet.kernel.pools import Pool
+
 
 class StoreFull(OSError):
     """The store has no room."""
@@ -31,6 +33,10 @@ class StoreTaken(OSError):
 
 class Writer(Protocol):
     """One object on its way into the store."""
+
+    @property
+    def pool(self) -> Pool:
+        """Where ``write`` is to run. Stores that may hang share theirs with no other kind."""
 
     def write(self, piece: bytes) -> None:
         """Append; blocking, for a worker thread. Raises StoreFull."""

@@ -40,13 +40,13 @@ class ObjectStore:
     """One prefix of one bucket; ``folder`` keeps the id of this cloud."""
 
     def __init__(self, config: StoreConfig, folder: Path, pool: Pool) -> None:
-        self._config, self._folder, self._pool = config, folder, pool
+        self._config, self._folder, self.pool = config, folder, pool
         self._reading: Any = None
         self._writing: Any = None
         self._unfinished: Unfinished | None = None
 
     async def open(self) -> None:
-        own = await self._pool.run(own_id, self._folder)
+        own = await self.pool.run(own_id, self._folder)
         config = self._config
         self._reading, self._writing = self._client(_LONG), self._client(4 * config.seconds)
         access, secret = _credentials(config)
@@ -113,7 +113,7 @@ class ObjectStore:
         import obstore
 
         writer = obstore.open_writer(self._writing, key, buffer_size=_PART, max_concurrency=2)
-        return ObjectWriter(writer, self._pool, self, key)
+        return ObjectWriter(writer, self.pool, self, key)
 
     async def read(self, key: str, offset: int = 0, length: int | None = None) -> ObjectReader:
         import obstore
@@ -190,7 +190,7 @@ class ObjectWriter:
     """Parts on their way; nothing is seen under the key before the commit."""
 
     def __init__(self, writer: Any, pool: Pool, store: ObjectStore, key: str) -> None:
-        self._writer, self._pool, self._store, self._key = writer, pool, store, key
+        self._writer, self.pool, self._store, self._key = writer, pool, store, key
 
     def write(self, piece: bytes) -> None:
         try:
@@ -200,7 +200,7 @@ class ObjectWriter:
 
     async def commit(self) -> None:
         try:
-            await self._pool.run(self._writer.close, timeout=_PATIENCE)
+            await self.pool.run(self._writer.close, timeout=_PATIENCE)
         except TimeoutError:
             raise
         except Exception as error:

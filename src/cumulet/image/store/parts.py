@@ -44,7 +44,10 @@ class Unfinished:
         marks: dict[str, str] = {}
         while True:
             query = {"uploads": "", "prefix": self._path(key), **marks}
-            answer = etree.fromstring(await self._ask("GET", f"/{self.bucket}", query, {200}), _parser())
+            try:
+                answer = etree.fromstring(await self._ask("GET", f"/{self.bucket}", query, {200}), _parser())
+            except etree.XMLSyntaxError:
+                raise OSError("the answer is no XML") from None
             for upload in answer.iterfind("{*}Upload"):
                 name = upload.findtext("{*}Key", "").removeprefix(self._path(""))
                 found.append((name, upload.findtext("{*}UploadId", "")))
@@ -91,7 +94,11 @@ class Unfinished:
                     allow_redirects=False,
                 ) as reply,
             ):  # fmt: skip
-                data = await reply.content.read(_LARGEST)
+                data = b""
+                async for piece in reply.content.iter_any():
+                    data += piece
+                    if len(data) > _LARGEST:
+                        raise OSError("the answer is too long")
         except aiohttp.ClientError as error:
             raise OSError(type(error).__name__) from None
         if reply.status not in fine:

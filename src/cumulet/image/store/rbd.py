@@ -27,14 +27,14 @@ class RbdStore:
     """One pool; ``folder`` keeps the id of this cloud."""
 
     def __init__(self, config: StoreConfig, folder: Path, pool: Pool) -> None:
-        self._config, self._folder, self._pool = config, folder, pool
+        self._config, self._folder, self.pool = config, folder, pool
         self._ceph = Ceph(
             CephPlace(config.pool, config.user, config.conf, config.keyring, config.python, config.seconds)
         )
         self._fsid = ""
 
     async def open(self) -> None:
-        own = await self._pool.run(own_id, self._folder)
+        own = await self.pool.run(own_id, self._folder)
         try:
             found = await self._ceph.ask("claim", mark=_MARK, owner=own)
         except CephError as error:
@@ -47,7 +47,7 @@ class RbdStore:
         self._ceph.close()
 
     async def write(self, key: str) -> RbdWriter:
-        return RbdWriter(await self._ceph.write(key))
+        return RbdWriter(await self._ceph.write(key), self.pool)
 
     async def read(self, key: str, offset: int = 0, length: int | None = None) -> RbdReader:
         try:
@@ -88,8 +88,8 @@ class RbdStore:
 class RbdWriter:
     """An image on its way; its worker removes it unless it is committed."""
 
-    def __init__(self, writer: CephWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: CephWriter, pool: Pool) -> None:
+        self._writer, self.pool = writer, pool
 
     def write(self, piece: bytes) -> None:
         try:
