@@ -233,14 +233,14 @@ REGISTERED_LIMITS = Table(
     "registered_limits",
     METADATA,
     Column("id", String(64), primary_key=True),
-    Column("service_id", String(64), ForeignKey("services.id", ondelete="CASCADE"), nullable=False),
+    Column("service_id", String(64), nullable=False),
     Column("region_id", String(255), nullable=False),
     Column("resource_name", String(255), nullable=False),
     Column("default_limit", Integer, nullable=False),
     Column("description", Text, nullable=True),
     UniqueConstraint("service_id", "region_id", "resource_name"),
 )
-"""The region is empty text for all regions."""
+"""The region is empty text for all regions. A registered limit stays when its service or region goes."""
 
 LIMITS = Table(
     "limits",

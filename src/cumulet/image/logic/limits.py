@@ -56,8 +56,8 @@ class Limits:
     async def _all_registered(self) -> dict[str, int]:
         if clock.monotonic() - self._asked >= _FRESH:
             self._asked = clock.monotonic()
-            if not self._service_id:
-                services = await self._ask("/v3/services?type=image", "services")
+            services = await self._ask("/v3/services?type=image", "services")
+            if services is not None:  # asked anew: limits of a service that is gone stay, and are nobody's
                 self._service_id = services[0]["id"] if services else ""
             if self._service_id:
                 query = f"/v3/registered_limits?service_id={self._service_id}"
