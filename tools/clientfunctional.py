@@ -13,12 +13,14 @@ the time, so one process has it behind it and forks for each command; the client
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import suites
 from onecloud import ROOT, Cloud
@@ -45,29 +47,13 @@ sys.exit(int(server.recv(16) or b"70"))
 """What stands for `openstack` on the tests' path: hands its words and its three streams to the server."""
 
 
-def main() -> int:
-    asked = suites.arguments(SUITE, __doc__)
-    suites.ensure_environment()
-    run = Path(tempfile.mkdtemp(prefix="client-", dir=made(ROOT / "build")))
-    try:
-        suites.prepare(run, SUITE)
-        tests = suites.choose(run, SUITE, asked)
-        if asked.list:
-            print("\n".join(sorted(tests)))
-            return 0
-        settings = (ROOT / "tests" / "tempest" / "cloud.toml").read_text()
-        with Cloud(run / "cloud", settings) as cloud, Forks(run):
-            where = made(run / ".config" / "openstack")
-            (where / "clouds.yaml").symlink_to(cloud.data / "clouds.yaml")
-            started = time.monotonic()
-            outcomes = suites.execute(run, tests, asked.concurrency)
-            seconds = time.monotonic() - started
-    finally:
-        if asked.keep:
-            print(f"logs: {run}")
-        else:
-            shutil.rmtree(run, ignore_errors=True)
-    return suites.finish(SUITE, asked, outcomes, seconds)
+def play(run: Path, tests: dict[str, str], asked: argparse.Namespace) -> tuple[dict[str, Any], float]:
+    settings = (ROOT / "tests" / "tempest" / "cloud.toml").read_text()
+    with Cloud(run / "cloud", settings) as cloud, Forks(run):
+        where = made(run / ".config" / "openstack")
+        (where / "clouds.yaml").symlink_to(cloud.data / "clouds.yaml")
+        started = time.monotonic()
+        return suites.execute(run, tests, asked.concurrency), time.monotonic() - started
 
 
 class Forks:
@@ -99,4 +85,4 @@ class Forks:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(suites.main(SUITE, __doc__, play))

@@ -9,8 +9,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +70,30 @@ def arguments(suite: Suite, description: str) -> argparse.Namespace:
     if asked.pin and (asked.match or asked.pinned or not asked.groups):
         parser.error("--pin goes with whole groups")
     return asked
+
+
+Play = Callable[[Path, dict[str, str], argparse.Namespace], tuple[dict[str, Any], float]]
+"""Runs tests in a folder of the run's own; tells each one's outcome and how many seconds the tests took."""
+
+
+def main(suite: Suite, description: str, play: Play) -> int:
+    """What each of the tools does, from its command line to its status."""
+    asked = arguments(suite, description)
+    ensure_environment()
+    run = Path(tempfile.mkdtemp(prefix=f"{suite.pinned.parent.name}-", dir=made(ROOT / "build")))
+    try:
+        prepare(run, suite)
+        tests = choose(run, suite, asked)
+        if asked.list:
+            print("\n".join(sorted(tests)))
+            return 0
+        outcomes, seconds = play(run, tests, asked)
+    finally:
+        if asked.keep:
+            print(f"logs: {run}")
+        else:
+            shutil.rmtree(run, ignore_errors=True)
+    return finish(suite, asked, outcomes, seconds)
 
 
 def made(folder: Path) -> Path:

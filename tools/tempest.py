@@ -14,16 +14,15 @@ build/tempest/report.txt and .json. Tempest has an environment of its own.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import http.server
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -91,39 +90,25 @@ PROFILES = [
 """A test runs under the first that matches."""
 
 
-def main() -> int:
-    asked = suites.arguments(SUITE, __doc__)
-    suites.ensure_environment()
-    run = Path(tempfile.mkdtemp(prefix="tempest-", dir=made(ROOT / "build")))
-    try:
-        suites.prepare(run, SUITE)
-        tests = suites.choose(run, SUITE, asked)
-        if asked.list:
-            print("\n".join(sorted(tests)))
-            return 0
-        outcomes, seconds = {}, 0.0
-        for number, (profile, chosen) in enumerate(by_profile(tests)):
-            with contextlib.ExitStack() as stack:
-                text = settings(profile)
-                if profile.second:
-                    text = shared(text, run, stack.enter_context(postgres_server()))
-                cloud = stack.enter_context(Cloud(run / f"cloud-{number}", text, profile.environ))
-                if profile.second:
-                    stack.enter_context(second(run, cloud, text))
-                files = stack.enter_context(Files(run / "http"))
-                write_config(run, cloud, files.url, profile)
-                if profile.scenarios:
-                    hostile.write(run / "images")
-                    chosen = suites.scenarios(run, SUITE, chosen)
-                started = time.monotonic()
-                outcomes |= suites.execute(run, chosen, asked.concurrency)
-                seconds += time.monotonic() - started
-    finally:
-        if asked.keep:
-            print(f"logs: {run}")
-        else:
-            shutil.rmtree(run, ignore_errors=True)
-    return suites.finish(SUITE, asked, outcomes, seconds)
+def play(run: Path, tests: dict[str, str], asked: argparse.Namespace) -> tuple[dict[str, Any], float]:
+    outcomes, seconds = {}, 0.0
+    for number, (profile, chosen) in enumerate(by_profile(tests)):
+        with contextlib.ExitStack() as stack:
+            text = settings(profile)
+            if profile.second:
+                text = shared(text, run, stack.enter_context(postgres_server()))
+            cloud = stack.enter_context(Cloud(run / f"cloud-{number}", text, profile.environ))
+            if profile.second:
+                stack.enter_context(second(run, cloud, text))
+            files = stack.enter_context(Files(run / "http"))
+            write_config(run, cloud, files.url, profile)
+            if profile.scenarios:
+                hostile.write(run / "images")
+                chosen = suites.scenarios(run, SUITE, chosen)
+            started = time.monotonic()
+            outcomes |= suites.execute(run, chosen, asked.concurrency)
+            seconds += time.monotonic() - started
+    return outcomes, seconds
 
 
 def by_profile(tests: dict[str, str]) -> Iterator[tuple[Profile, dict[str, str]]]:
@@ -241,4 +226,4 @@ def write_config(run: Path, cloud: Cloud, files: str, profile: Profile) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(suites.main(SUITE, __doc__, play))

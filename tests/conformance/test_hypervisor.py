@@ -24,17 +24,7 @@ from cumulet.compute.drivers.model import (
     LocalDisk,
     PowerState,
 )
-from tests.conformance.hypervisor_rigs import LibvirtRig, Listener, Rig, SimulatedRig, is_missing, until
-
-REAL = pytest.param(LibvirtRig, id="libvirt", marks=pytest.mark.machine)
-
-
-@pytest.fixture(params=[pytest.param(SimulatedRig, id="simulated"), REAL])
-async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    found: Rig = request.param()
-    await found.driver.open()
-    yield found
-    await found.close()
+from tests.conformance.hypervisor_rigs import Listener, Rig, is_missing, until
 
 
 async def state(driver: Hypervisor, server_id: str) -> GuestState | None:

@@ -7,7 +7,6 @@ import asyncio
 import json
 import subprocess
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,9 @@ import msgspec
 import pytest
 
 from cumulet.compute.drivers.model import DiskCopies, HypervisorError, PowerState
-from tests.conformance.hypervisor_rigs import LibvirtRig, Rig, SimulatedRig, is_missing
+from tests.conformance.hypervisor_rigs import LibvirtRig, Rig, is_missing
 
-REAL = pytest.param(LibvirtRig, id="libvirt", marks=pytest.mark.machine)
 GIB = 1 << 30
-
-
-@pytest.fixture(params=[pytest.param(SimulatedRig, id="simulated"), REAL])
-async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    found: Rig = request.param()
-    await found.driver.open()
-    yield found
-    await found.close()
 
 
 def disks(rig: Rig) -> DiskCopies:

@@ -227,25 +227,28 @@ class Shadows:
 
     async def _join(self, tx: Transaction, user_id: str, group_ids: set[str]) -> None:
         """Make these the groups of a user."""
-        table = MEMBERSHIPS.c
-        now = {row["group_id"] for row in await tx.all(select(table.group_id).where(table.user_id == user_id))}
-        for group_id in now - group_ids:
-            await tx.run(MEMBERSHIPS.delete().where(table.user_id == user_id, table.group_id == group_id))
-        for group_id in group_ids - now:
-            await tx.insert(MEMBERSHIPS, {"user_id": user_id, "group_id": group_id})
-        if now != group_ids:
+        if await _pair(tx, {"user_id": user_id}, "group_id", group_ids):
             await self._feed.changed(tx, user_id=user_id)
 
     async def _fill(self, tx: Transaction, group_id: str, user_ids: set[str]) -> None:
         """Make these the members of a group."""
-        table = MEMBERSHIPS.c
-        now = {row["user_id"] for row in await tx.all(select(table.user_id).where(table.group_id == group_id))}
-        for user_id in now - user_ids:
-            await tx.run(MEMBERSHIPS.delete().where(table.group_id == group_id, table.user_id == user_id))
-        for user_id in user_ids - now:
-            await tx.insert(MEMBERSHIPS, {"user_id": user_id, "group_id": group_id})
-        for user_id in now ^ user_ids:
+        for user_id in await _pair(tx, {"group_id": group_id}, "user_id", user_ids):
             await self._feed.changed(tx, user_id=user_id)
+
+
+async def _pair(tx: Transaction, one: dict[str, str], other: str, wanted: set[str]) -> set[str]:
+    """Let the memberships of ``one`` (a column and its value) be those with ``wanted`` ids of ``other``.
+
+    Returns the ids that came or went.
+    """
+    ((column, value),) = one.items()
+    mine, theirs = MEMBERSHIPS.c[column] == value, MEMBERSHIPS.c[other]
+    now = {row[other] for row in await tx.all(select(theirs).where(mine))}
+    for gone in now - wanted:
+        await tx.run(MEMBERSHIPS.delete().where(mine, theirs == gone))
+    for new in wanted - now:
+        await tx.insert(MEMBERSHIPS, {**one, other: new})
+    return now ^ wanted
 
 
 def _meaning(id: str, domain_id: str, kind: str, local_id: str) -> Row:
