@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from cumulet.placement.api import ROUTES
 from tests.cloud import Reply
 from tests.contract.insight.joining import World, joinable_cloud
 
@@ -104,6 +105,84 @@ async def test_it_binds_guests_ports_to_itself_only(host: Host) -> None:
     assert (await host.call("PUT", where, {"port": own})).status == 403, "it is another host's now"
     assert (await host.call("DELETE", where)).status == 403
     assert (await host.call("DELETE", f"/network/v2.0/networks/{network['id']}")).status in (403, 404)
+
+
+INVENTORY = {"VCPU": {"total": 8, "max_unit": 8}}
+
+
+async def placement(host: Host, method: str, path: str, body: Any = None, *, admin: bool = False) -> Reply:
+    token = host.world.admin if admin else host.token
+    version = {"openstack-api-version": "placement 1.39"}
+    return await host.world.cloud.request(method, f"/placement{path}", body, token=token, headers=version)
+
+
+async def test_it_offers_what_it_has_itself_and_nothing_else(host: Host) -> None:
+    made = await placement(host, "POST", "/resource_providers", {"name": HOST})
+    assert made.status == 200, made.data
+    mine = f"/resource_providers/{made.json['uuid']}"
+    full = {"resource_provider_generation": 0, "inventories": INVENTORY}
+    set_ = await placement(host, "PUT", f"{mine}/inventories", full)
+    assert set_.status == 200, set_.data
+    traits = {"resource_provider_generation": 1, "traits": ["COMPUTE_NODE"]}
+    assert (await placement(host, "PUT", f"{mine}/traits", traits)).status == 200
+    assert (await placement(host, "PUT", mine, {"name": HOST})).status == 200
+    assert (await placement(host, "GET", f"{mine}/inventories")).json["inventories"]["VCPU"]["total"] == 8
+    other = (await placement(host, "GET", "/resource_providers?name=node-1")).json["resource_providers"][0]
+    theirs = f"/resource_providers/{other['uuid']}"
+    before = (await placement(host, "GET", f"{theirs}/inventories")).json
+    generation = {"resource_provider_generation": before["resource_provider_generation"]}
+    server = "3f1c1c52-6d0e-4d0e-9d43-0e9a3b7c2f11"
+    claim = {
+        "allocations": {made.json["uuid"]: {"resources": {"VCPU": 1}}}, "project_id": "p", "user_id": "u",
+        "consumer_generation": None, "consumer_type": "INSTANCE",
+    }  # fmt: skip
+    for method, path, body in [
+        ("PUT", f"{theirs}/inventories", {**generation, "inventories": {}}), ("PUT", theirs, {"name": HOST}),
+        ("PUT", f"{theirs}/traits", {**generation, "traits": []}), ("PUT", mine, {"name": "node-1"}),
+        ("PUT", mine, {"name": HOST, "parent_provider_uuid": other["uuid"]}),
+        ("PUT", mine, {"name": ["node-1"]}), ("POST", "/resource_providers", {"name": "another"}),
+        ("POST", "/resource_providers", {"name": HOST, "parent_provider_uuid": other["uuid"]}),
+        ("DELETE", theirs, None), ("DELETE", mine, None), ("DELETE", f"{theirs}/inventories", None),
+        ("DELETE", f"{theirs}/traits", None), ("DELETE", f"{theirs}/inventories/VCPU", None),
+        ("PUT", f"{theirs}/inventories/VCPU", {**generation, "total": 1}),
+        ("POST", f"{theirs}/inventories", {"resource_class": "IPV4_ADDRESS", "total": 1}),
+        ("PUT", f"{theirs}/aggregates", {**generation, "aggregates": []}),
+        ("PUT", f"/allocations/{server}", claim), ("DELETE", f"/allocations/{server}", None),
+        ("POST", "/allocations", {server: claim}), ("POST", "/reshaper", {}), ("PUT", "/traits/CUSTOM_X", None),
+        ("PUT", "/resource_classes/CUSTOM_X", None),
+    ]:  # fmt: skip
+        reply = await placement(host, method, path, body)
+        assert reply.status == 403, (method, path, reply.data)
+    assert (await placement(host, "GET", f"{theirs}/inventories")).json == before
+    assert (await placement(host, "PUT", f"/allocations/{server}", claim, admin=True)).status == 204
+    assert (await placement(host, "DELETE", f"/allocations/{server}")).status == 403
+    assert (await placement(host, "DELETE", f"/allocations/{server}", admin=True)).status == 204
+
+
+async def test_every_route_that_changes_placement_is_closed_to_hosts() -> None:
+    assert [route.at for route in ROUTES if route.method != "GET" and route.target is None] == []
+
+
+async def test_its_events_are_about_its_own_servers_only(host: Host) -> None:
+    flavor = (await host.call("GET", "/compute/v2.1/flavors", token=host.demo)).json["flavors"][0]["id"]
+    volume = {"boot_index": 0, "source_type": "blank", "destination_type": "volume", "volume_size": 1}
+    wanted = {"name": "s", "flavorRef": flavor, "networks": "none", "imageRef": "", "block_device_mapping_v2": [volume]}
+    version = {"openstack-api-version": "compute 2.90"}
+    reply = await host.world.cloud.request(
+        "POST", "/compute/v2.1/servers", {"server": wanted}, token=host.demo, headers=version
+    )
+    assert reply.status == 202, reply.data
+    server = reply.json["server"]["id"]
+    async with asyncio.timeout(60):
+        while not (await host.call("GET", f"/compute/v2.1/servers/{server}", token=host.world.admin)).json["server"][
+            "OS-EXT-SRV-ATTR:host"
+        ]:
+            await asyncio.sleep(0.02)
+    events = {"events": [{"name": "network-changed", "server_uuid": server}]}
+    told = await host.call("POST", "/compute/v2.1/os-server-external-events", events)
+    assert (told.status, told.json["events"][0]["code"]) == (207, 404), told.data
+    told = await host.call("POST", "/compute/v2.1/os-server-external-events", events, token=host.world.admin)
+    assert (told.status, told.json["events"][0]["code"]) == (200, 200), told.data
 
 
 @pytest.mark.parametrize(

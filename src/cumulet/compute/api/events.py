@@ -19,13 +19,16 @@ _NAMES = ["network-changed", "network-vif-plugged", "network-vif-unplugged", "ne
 
 
 async def create(request: Request) -> Answer:
-    """Hand each event on to the conductor; one about a server without a host is told so (207)."""
+    """Hand each event on to the conductor; one about a server without a host is told so (207).
+
+    A joined host knows of the servers on it and of no others.
+    """
     compute: Compute = request.service
     events = request.body["events"]
     wanted = sorted({event["server_uuid"] for event in events})
     s = SERVERS.c
     rows = await compute.db.all(select(s.id, s.host).where(s.id.in_(wanted), s.deleted_at.is_(None)))
-    hosts = {row["id"]: row["host"] for row in rows}
+    hosts = {row["id"]: row["host"] for row in rows if request.context.host in (None, row["host"])}
     status, told = 200, []
     for event in events:
         code = _judge(event, hosts)
