@@ -86,6 +86,11 @@ class Rabbit:
         """URL of the management API with its administrator, and his password."""
         return f"http://{ADMIN}@127.0.0.1:{self.node.management}", PASSWORD
 
+    @property
+    def management_tls(self) -> tuple[str, str]:
+        """The same over TLS."""
+        return f"https://{ADMIN}@localhost:{self.node.management_tls}", PASSWORD
+
     def tls_url(self) -> str:
         return f"amqps://{self.user}@localhost:{self.node.amqps}/{self.vhost}?cafile={self.node.ca_file}"
 

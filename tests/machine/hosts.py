@@ -8,15 +8,14 @@ import fcntl
 import http.client
 import json
 import os
-import select
+import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,24 +23,28 @@ from typing import Any
 
 from cumulet.assembly.machine import drop_users, ensure_users
 from cumulet.assembly.table import entry_of
+from cumulet.cli.chaos.rabbit import ADMIN, PASSWORD
+from cumulet.kernel.secrets import SecretFile
 from tests.cloud import new_database
+from tests.machine.doors import door
 from tests.machine.machines import Machine, Visitor
 from tests.machine.realcloud import BIN, IMAGE, run, until
 from tests.rabbit import Node, Rabbit
-from tests.spread.processes import AGENTS, GROUPS, write_settings
+from tests.spread.processes import GROUPS, write_settings
 
 PREFIX = "cmh-"
 HUB = "10.88.0.254"
-FRONT, FIRST, BROKER = 8080, 8081, 5672
+FRONT, FIRST, BROKER, MANAGEMENT = 8080, 8081, 5672, 15672
 READY_WITHIN = 300.0
 
 
 @dataclass
 class Running:
-    """One `cumulet run` on a machine."""
+    """One `cumulet run` or `cumulet join` on a machine."""
 
     machine: Machine
-    roles: tuple[str, ...]
+    words: tuple[str, ...]
+    """What it was started with, first of all what tells it from the others on its machine."""
     log: Path
     outer: subprocess.Popen[bytes]
 
@@ -55,7 +58,7 @@ class Running:
             assert self.outer.poll() is None, self.log.read_text(errors="replace")[-4000:]
             return self.facts()
 
-        until(f"{self.roles[0]} on {self.machine.name} is ready", look, READY_WITHIN, 0.05)
+        until(f"{self.words[:2]} on {self.machine.name} is ready", look, READY_WITHIN, 0.05)
 
     def worker(self) -> int:
         """The pid of the process that serves, as its machine counts."""
@@ -67,11 +70,11 @@ class Running:
         """Send a signal to the first of its processes, and wait until all have ended."""
         self.machine.run("kill", f"-{int(number)}", self._pids()[0])
         self.outer.wait(90)
-        until(f"{self.roles[0]} on {self.machine.name} has ended", lambda: not self._pids(), 60, 0.05)
+        until(f"{self.words[:2]} on {self.machine.name} has ended", lambda: not self._pids(), 60, 0.05)
 
     def _pids(self) -> list[str]:
         """Its processes, as its machine counts: the first one first."""
-        return self.machine.run("pgrep", "-f", f"cumulet.cli run {' '.join(self.roles)} ", check=False).split()
+        return self.machine.run("pgrep", "-f", f"cumulet.cli {' '.join(self.words)} ", check=False).split()
 
 
 @dataclass
@@ -94,63 +97,85 @@ class Hosts:
     machines: dict[str, Machine]
     visitor: Visitor
     bus: str
+    database: str
     endpoints: dict[str, list[str]]
     running: dict[str, Running] = field(default_factory=dict)
+    joined: dict[str, float] = field(default_factory=dict)
+    """Name of a host → seconds from `cumulet join URL TOKEN` until the cloud showed it."""
     token: str = ""
     starts: int = 0
 
     # ---- processes
 
-    def run(self, machine: Machine, key: str, roles: tuple[str, ...], settings: Path, *more: str) -> Running:
+    def run(self, machine: Machine, key: str, words: tuple[str, ...], *more: str) -> Running:
         """Start a process of the cloud on a machine; ``key`` names it."""
         if (before := self.running.get(key)) is not None:
             before.outer.wait(30)
         self.starts += 1
         log = self.folder / f"{self.starts}-{key}.log"
-        argv = machine.inside(
-            sys.executable, "-m", "cumulet.cli", "run", *roles, "--json", "--settings", settings, *more
-        )  # fmt: skip
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("CUMULET_", "OS_"))}
+        argv = machine.inside(sys.executable, "-m", "cumulet.cli", *words, "--json", *more)
         with log.open("wb") as out:
-            outer = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environ, cwd="/")
-        self.running[key] = Running(machine, roles, log, outer)
+            outer = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environ(), cwd="/")
+        self.running[key] = Running(machine, words, log, outer)
         return self.running[key]
 
     def start_control(self, key: str, roles: tuple[str, ...], port: int) -> Running:
-        data = self.hub.folder / "data"
         return self.run(
-            self.hub, key, roles, self.hub.folder / "cumulet.toml", "--data", str(data), "--name", "control",
-            "--hypervisor", "simulated", "--host", HUB, "--port", str(port),
+            self.hub, key, ("run", *roles), "--settings", str(self.hub.folder / "cumulet.toml"), "--data",
+            str(self.hub.folder / "data"), "--name", "control", "--hypervisor", "simulated", "--host", HUB, "--port",
+            str(port),
         )  # fmt: skip
 
     def restart_control(self, key: str) -> Running:
         """Start a process of the controller again that has ended."""
         port = FRONT if key == "front" else int(key.rpartition("-")[2])
-        return self.start_control(key, self.running[key].roles, port)
+        return self.start_control(key, self.running[key].words[1:], port)
 
-    def start_host(self, name: str) -> Running:
-        """The agents of a host."""
+    def start_host(self, name: str, *words: str) -> Running:
+        """The agents of a host; ``words``: what makes it one."""
         machine = self.machines[name]
-        data = machine.folder / "data"
         return self.run(
-            machine, name, AGENTS, machine.folder / "cumulet.toml", "--data", str(data), "--name", name,
-            "--hypervisor", "libvirt",
+            machine, name, ("join", "--data", str(machine.folder / "data"), "--hypervisor", "libvirt"), *words
         )  # fmt: skip
 
-    def prepare_host(self, name: str) -> None:
-        """What an operator brings to a new host: the settings and the hosts' secrets."""
-        machine = self.machines[name]
-        data = machine.folder / "data"
-        data.mkdir()
-        write_settings(
-            machine.folder / "cumulet.toml",
-            {
-                "cloud": {"bus": self.bus},
-                "cloud.endpoints": self.endpoints,
-                "network": {"underlay_address": machine.address},
-            },
-        )
-        shutil.copyfile(self.hub.folder / "secrets.json", data / "secrets.json")
+    def join(self, name: str) -> float:
+        """Make a machine a host, with what an operator types there and nothing else; returns seconds until it shows."""
+        words = self.hub.inside(BIN / "cumulet", "host", "token", "--data", self.hub.folder / "data")
+        told = run(*words, env=_environ())
+        program, command, url, token = shlex.split(told)
+        assert (program, command) == ("cumulet", "join")
+        began = time.monotonic()
+        return self.seen(self.start_host(name, url, token), began)
+
+    def rejoin(self, name: str) -> float:
+        """Start the agents of a host again that have ended; returns seconds until both lists heard of it."""
+        before, began = self.heard(name), time.monotonic()
+        running = self.start_host(name)
+        return self.seen(running, began, lambda: all(a != b for a, b in zip(before, self.heard(name), strict=True)))
+
+    def seen(self, running: Running, began: float, also: Callable[[], bool] = lambda: True) -> float:
+        """Seconds from ``began`` until the host is among the hypervisors and the network agents, and lives."""
+        name = running.machine.name
+
+        def look() -> bool:
+            assert running.outer.poll() is None, running.log.read_text(errors="replace")[-4000:]
+            return also() and self.lives(name)
+
+        until(f"{name} is a host", look, READY_WITHIN, 0.05)
+        return time.monotonic() - began
+
+    def lives(self, name: str) -> bool:
+        """Whether both lists show the host, and that it is there."""
+        hypervisors = self.get("/compute/v2.1/os-hypervisors")["hypervisors"]
+        up = [one["state"] == "up" for one in hypervisors if one["hypervisor_hostname"] == name]
+        alive = [one["alive"] for one in self.get(f"/network/v2.0/agents?host={name}")["agents"]]
+        return up == [True] and alive == [True]
+
+    def heard(self, name: str) -> tuple[str, str]:
+        """When the host's compute and network agents were last heard of."""
+        (service,) = self.get(f"/compute/v2.1/os-services?host={name}&binary=nova-compute")["services"]
+        (agent,) = self.get(f"/network/v2.0/agents?host={name}")["agents"]
+        return service["updated_at"], agent["heartbeat_timestamp"]
 
     def power_on(self, name: str) -> Running:
         """Switch a host on and start its agents, as its boot would."""
@@ -223,6 +248,10 @@ class Hosts:
         )
 
 
+def _environ() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("CUMULET_", "OS_"))}
+
+
 def _request(method: str, path: str, headers: dict[str, str], body: bytes | None) -> Answer:
     connection = http.client.HTTPConnection(HUB, FRONT, timeout=60)
     try:
@@ -262,15 +291,16 @@ def hosts(names: Iterable[str], postgres: str, broker: Node) -> Iterator[Hosts]:
             machine.plug(hub)
         runner = stack.enter_context(asyncio.Runner())
         rabbit = runner.run(Rabbit.prepared(broker))
-        _forward(stack, visitor, broker.amqp)
+        door(stack, visitor, (HUB, BROKER), broker.amqp)
+        door(stack, visitor, (HUB, MANAGEMENT), broker.management)
         database = new_database(postgres)
         dsn = runner.run(database.__aenter__())
         stack.callback(lambda: runner.run(database.__aexit__(None, None, None)))
         bus = f"amqp://{rabbit.user}:{rabbit.password}@{HUB}:{BROKER}/{rabbit.vhost}"
-        cloud = Hosts(folder, hub, machines, visitor, bus, _endpoints())
+        cloud = Hosts(folder, hub, machines, visitor, bus, dsn, _endpoints())
         stack.callback(_stop, cloud)
         try:
-            _start(cloud, dsn)
+            _start(cloud)
             yield cloud
         except BaseException:
             sys.stderr.write(cloud.said())
@@ -288,14 +318,16 @@ def _endpoints() -> dict[str, list[str]]:
     return endpoints
 
 
-def _start(cloud: Hosts, database: str) -> None:
+def _start(cloud: Hosts) -> None:
     (cloud.hub.folder / "data").mkdir()
+    SecretFile(cloud.hub.folder / "secrets.json").put("bus_management", PASSWORD)
     write_settings(
         cloud.hub.folder / "cumulet.toml",
         {
             "cloud": {
-                "database": database, "bus": cloud.bus, "secrets": str(cloud.hub.folder / "secrets.json"),
-                "url": f"http://{HUB}:{FRONT}", "proxies": [HUB], "drain_seconds": 0.2,
+                "database": cloud.database, "bus": cloud.bus, "secrets": str(cloud.hub.folder / "secrets.json"),
+                "bus_management": f"http://{ADMIN}@{HUB}:{MANAGEMENT}", "url": f"http://{HUB}:{FRONT}",
+                "proxies": [HUB], "drain_seconds": 0.2,
             },
             "cloud.endpoints": cloud.endpoints,
             "identity": {"hash_memory_kib": 8},
@@ -305,12 +337,11 @@ def _start(cloud: Hosts, database: str) -> None:
     started.append(cloud.start_control("front", ("front",), FRONT))
     for one in started:
         one.ready()
+    cloud.login()
     for name in cloud.machines:
-        cloud.prepare_host(name)
-        cloud.start_host(name)
+        cloud.joined[name] = cloud.join(name)
     for name in cloud.machines:
         cloud.running[name].ready()
-    cloud.login()
 
 
 def _stop(cloud: Hosts) -> None:
@@ -319,36 +350,6 @@ def _stop(cloud: Hosts) -> None:
     for one in cloud.running.values():
         one.outer.kill()
         one.outer.wait(30)
-
-
-def _forward(stack: ExitStack, visitor: Visitor, target: int) -> None:
-    """The broker at the hub's address: it runs outside, where only the loopback reaches it."""
-    listener = visitor.call(socket.create_server, (HUB, BROKER))
-    stack.callback(listener.close)
-    stack.callback(listener.shutdown, socket.SHUT_RDWR)  # wakes who accepts
-
-    def carry(near: socket.socket) -> None:
-        with near, socket.create_connection(("127.0.0.1", target), 10) as far:
-            ends = {near: far, far: near}
-            while True:
-                for source in select.select(list(ends), [], [])[0]:
-                    try:
-                        data = source.recv(65536)
-                        ends[source].sendall(data)
-                    except OSError:
-                        return
-                    if not data:
-                        return
-
-    def serve() -> None:
-        while True:
-            try:
-                near, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=carry, args=(near,), daemon=True).start()
-
-    threading.Thread(target=serve, daemon=True).start()
 
 
 # ---- what killed tests left

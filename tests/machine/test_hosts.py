@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 
+from tests.machine.credentials import strange_secrets
 from tests.machine.hosts import Hosts, hosts
 from tests.machine.machines import Machine
 from tests.machine.realcloud import until
@@ -57,8 +61,53 @@ def test_three_hosts_with_what_they_have(cloud: Hosts) -> None:
     assert {one["host"]: one["configurations"]["tunneling_ip"] for one in agents if one["alive"]} == {
         name: machine.address for name, machine in cloud.machines.items()
     }
-    providers = cloud.get("/placement/resource_providers")["resource_providers"]
-    assert {one["name"] for one in providers} == set(HOSTS)
+
+
+def test_placement_knows_what_each_machine_has(cloud: Hosts) -> None:
+    providers = {one["name"]: one["uuid"] for one in cloud.get("/placement/resource_providers")["resource_providers"]}
+    assert set(providers) == set(HOSTS)
+    for name, machine in cloud.machines.items():
+        socket = machine.folder / "data" / "libvirt" / "run" / "libvirt" / "libvirt-sock"
+        node = machine.run(sys.executable, "-c", _NODE_INFO, f"qemu+unix:///session?socket={socket}").split()
+        disk = os.statvfs(machine.folder / "data")
+        memory = dict(line.split(":") for line in machine.run("cat", "/proc/meminfo").splitlines())
+        cpus = len(_PROCESSOR.findall(machine.run("cat", "/proc/cpuinfo")))
+        mib = int(memory["MemTotal"].split()[0]) >> 10
+        assert node == [str(cpus)]  # its MiB leave out what was plugged in while the machine ran
+        gib = disk.f_blocks * disk.f_frsize >> 30
+        told = cloud.get(f"/placement/resource_providers/{providers[name]}/inventories")["inventories"]
+        assert told == {
+            "VCPU": _all_of(cpus, allocation_ratio=4.0), "MEMORY_MB": _all_of(mib, reserved=512),
+            "DISK_GB": _all_of(gib),
+        }  # fmt: skip
+
+
+_PROCESSOR = re.compile("^processor", re.MULTILINE)
+_NODE_INFO = "import libvirt, sys; print(libvirt.openReadOnly(sys.argv[1]).getInfo()[2])"
+"""Processors, as libvirt counts them."""
+
+
+def _all_of(total: int, **more: float) -> dict[str, float]:
+    """An inventory that offers ``total`` and has published defaults else."""
+    rest = {"reserved": 0, "min_unit": 1, "max_unit": total, "step_size": 1, "allocation_ratio": 1.0}
+    return {"total": total, **rest, **more}
+
+
+def test_a_host_holds_no_credential_but_its_own(cloud: Hosts) -> None:
+    assert strange_secrets(cloud) == []
+
+
+def test_how_soon_a_host_is_there(cloud: Hosts, request: pytest.FixtureRequest) -> None:
+    """Told, not judged: the machine has other things to do. docs/reference/reliability.md has the numbers."""
+    again = []
+    for name in HOSTS:
+        cloud.running[name].end(signal.SIGTERM)
+        again.append(cloud.rejoin(name))
+        cloud.running[name].ready()
+    first = [cloud.joined[name] for name in HOSTS]
+    for what, seconds in (("joined", first), ("there again", again)):
+        told = f"{what} after {', '.join(f'{one:.1f}' for one in seconds)} s (load {os.getloadavg()[0]:.1f})"
+        request.config.get_terminal_writer().write(f"\n{told} ")
 
 
 def test_guests_on_three_hosts_share_a_network(cloud: Hosts, tenant: Tenant) -> None:
@@ -86,6 +135,7 @@ def test_one_host_serves_dhcp_and_routes(cloud: Hosts, tenant: Tenant) -> None:
     assert len(spaces("qrouter", tenant.router)) == 1
     servers = [one.run("ps", "-wweo", "args").count(tenant.network) for one in cloud.machines.values()]
     assert sorted(servers) == [0, 0, 1], "one dnsmasq for one network"
+    assert strange_secrets(cloud) == [], "with guests, networks and their metadata, too"
 
 
 def test_a_group_counts_its_members_on_other_hosts(cloud: Hosts, tenant: Tenant) -> None:

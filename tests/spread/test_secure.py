@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from cumulet.kernel.settings import Settings, SettingsError
 from tests.cloud import new_database
 from tests.postgres import Secure, secure_server
 from tests.rabbit import Rabbit
-from tests.spread.processes import Tls, free_port, spread_cloud
+from tests.spread.processes import READY_WITHIN, Spread, Tls, free_port, spread_cloud
+from tests.spread.test_join import agent, command, eventually, hypervisor
 from tests.spread.test_thread import image_of, make
 from tests.tls import Authority
 
@@ -138,7 +140,13 @@ async def test_a_cloud_of_nothing_but_tls(
         name = database.split("?")[0].rpartition("/")[2]
         tls = Tls(certificate, key, authority.file)
         async with spread_cloud(
-            tmp_path, over_tls(server, name), bus, groups=ONE_OF_ALL, twice=False, tls=tls
+            tmp_path,
+            over_tls(server, name),
+            bus,
+            groups=ONE_OF_ALL,
+            twice=False,
+            tls=tls,
+            management=rabbit.management_tls,
         ) as cloud:
             assert cloud.front.startswith("https://")
             image = await image_of(cloud)
@@ -154,9 +162,34 @@ async def test_a_cloud_of_nothing_but_tls(
             await cloud.gone(where, within=240.0)
             entry = (tmp_path / "control" / "clouds.yaml").read_text()
             assert f'cacert: "{authority.file}"' in entry
+            await a_host_joins(cloud, authority)
             plain = cloud.front.replace("https:", "http:")
             strange = ssl.create_default_context(cafile=Authority(tmp_path / "stranger").file)
             for url, trusted in ((plain, True), (cloud.front, strange), (cloud.front, True)):
                 async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusted)) as client:
                     with pytest.raises(aiohttp.ClientError):
                         await client.get(url + "/healthz")
+
+
+async def a_host_joins(cloud: Spread, authority: Authority) -> None:
+    """With the cloud's authority a machine becomes a host, which trusts it from then on; with another it does not."""
+    made = await command(cloud, "host", "token")
+    assert made["url"] == cloud.front
+    stranger = Authority(cloud.folder / "another").file
+    for words, said in (((), "name the cloud's own authority with --ca"), (("--ca", str(stranger)), "does not vouch")):
+        refused = cloud.join(made["url"], made["token"], *words, name="secure")
+        assert await refused.ended(READY_WITHIN) == 1
+        assert said in refused.said()
+        assert not (cloud.folder / "secure").exists()
+    host = cloud.join(made["url"], made["token"], "--ca", str(authority.file), name="secure")
+    await host.ready()
+    shown = await eventually(lambda: hypervisor(cloud, "secure"))
+    assert shown["state"] == "up"
+    assert (await eventually(lambda: agent(cloud, "secure")))["alive"]
+    settings = tomllib.loads((cloud.folder / "secure" / "host.toml").read_text())["cloud"]
+    assert {url.partition(":")[0] for urls in settings["endpoints"].values() for url in urls} == {"https"}
+    assert settings["bus"].startswith("amqps://")
+    assert Path(settings["ca"]).read_text() == authority.file.read_text()
+    await command(cloud, "host", "remove", "secure")
+    assert await host.ended(READY_WITHIN) == 1
+    assert "host secure was removed from the cloud" in host.said()

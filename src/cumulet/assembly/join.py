@@ -3,7 +3,8 @@
 
 Invariants: nothing that the other side says is believed before it was checked;
 what is kept has mode 0600 from its first byte; the settings file is written
-last, so a join that was cut off is simply made again, with the same token.
+last, so a join that was cut off is simply made again, with the same token; a
+join that was refused leaves the data directory as it was.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import ssl
-from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
-from cumulet.assembly.config import OF_HOSTS, cloud_config
+from cumulet.assembly.asking import JoinError, ask, own_address, parsed
+from cumulet.assembly.config import OF_HOSTS, check_other_sections, cloud_config
 from cumulet.assembly.place import Place, Taken
 from cumulet.kernel import ids
 from cumulet.kernel.bus.names import user_of
@@ -34,14 +34,10 @@ SETTINGS: Final = "host.toml"
 """The settings of a joined host, in its data directory."""
 CLAIM: Final = "claim"
 """The secret by which a host repeats its join, and hears that it was removed."""
+_NEXT, _CLAIMED_WITH = "claim_next", "claimed_with"
+"""The claim of a join that is under way, and the hash of its token."""
 _PATH = "/cumulet/v1/join"
-_TIMEOUT = 60.0
-_LARGEST = 1 << 20
 _KEYS = frozenset({"bus", "region", "heartbeat_seconds", "endpoints"})
-
-
-class JoinError(RuntimeError):
-    """The machine did not become a host; the text says why and what to do."""
 
 
 class Told(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,28 +62,57 @@ def join(
 ) -> None:
     """Make this machine the host ``name`` of the cloud at ``url``; all it needs from then on is in ``data``.
 
-    ``local``: sections of settings that hold for this host, laid over the cloud's. Raises JoinError, Taken, OSError
-    or SettingsError; then nothing has changed but the token, which may be used again by this data directory.
+    ``local``: sections of settings that hold for this host, laid over the cloud's; without an underlay address in
+    them, this machine's own address on the way to ``url`` is it. Raises JoinError, Taken, OSError or SettingsError;
+    then nothing has changed, but where the cloud may have heard us the claim is kept for a repetition.
     """
     try:
         checked_host(name)
     except Invalid as fault:
         raise JoinError(f"{fault.message} Choose another with --name.") from None
-    data.mkdir(parents=True, exist_ok=True)
-    place = Place(data)
-    place.lock()
-    try:
-        secrets = SecretFile(data / "secrets.json")
+    parsed(url)
+    mine = Settings(local or {}, environ={})
+    cloud_config(mine)
+    check_other_sections(mine, ())
+    with _in_place(data) as secrets:
         claim = _claim(secrets, token)
-        told = _checked(_ask(url, {"token": token, "host": name, "claim": claim}, ca), name)
+        question = {"token": token, "host": name, "claim": claim}
+        marker = data / "cloud-id"
+        if marker.exists():
+            question["cloud"] = marker.read_text().strip()
+        told = _checked(ask(url, _PATH, question, ca), name)
         _ensure_ours(data, told.secrets["cloud_id"])
         for text, file in ((told.bus_ca, "bus-ca.pem"), (told.ca, "ca.pem")):
             if text is not None:
                 _write(data / file, text)
-        settings = _laid(told, data, local or {})
-        for key, value in told.secrets.items():
+        settings = _laid(told, data, local or {}, own_address(url))
+        for key, value in {**told.secrets, CLAIM: claim}.items():
             secrets.put(key, value)
         _write(data / SETTINGS, toml(settings))
+        secrets.drop(_NEXT)
+
+
+@contextmanager
+def _in_place(data: Path) -> Iterator[SecretFile]:
+    """The secrets of this data directory, held alone; a join that surely had no effect leaves no trace of itself."""
+    made = [one for one in (data, *data.parents) if not one.exists()]
+    data.mkdir(parents=True, exist_ok=True)
+    before = set(data.iterdir())
+    place = Place(data)
+    place.lock()
+    try:
+        secrets = SecretFile(data / "secrets.json")
+        yield secrets
+    except BaseException as error:
+        if not (isinstance(error, JoinError) and not error.open_end):
+            raise
+        secrets.drop(_NEXT, _CLAIMED_WITH)
+        for file in {data / "secrets.json", data / "secrets.lock", data / "lock"} - before:
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else came in
+            for folder in made:
+                folder.rmdir()
+        raise
     finally:
         place.release()
 
@@ -95,10 +120,10 @@ def join(
 def _claim(secrets: SecretFile, token: str) -> str:
     """A secret of this host's own, a new one for each token; kept before the token is used."""
     for_token = hashlib.sha256(token.encode()).hexdigest()
-    if not (secrets.known(CLAIM) and secrets.known("claimed_with") and secrets.get("claimed_with") == for_token):
-        secrets.put(CLAIM, ids.new_secret(32))
-        secrets.put("claimed_with", for_token)
-    return secrets.get(CLAIM)
+    if not (secrets.known(_CLAIMED_WITH) and secrets.get(_CLAIMED_WITH) == for_token):
+        secrets.put(_NEXT, ids.new_secret(32))
+        secrets.put(_CLAIMED_WITH, for_token)
+    return secrets.get(_NEXT if secrets.known(_NEXT) else CLAIM)
 
 
 def _ensure_ours(data: Path, cloud_id: str) -> None:
@@ -107,67 +132,28 @@ def _ensure_ours(data: Path, cloud_id: str) -> None:
         raise Taken(f"{data} belongs to another cloud ({marker.read_text().strip()}); choose another with --data")
 
 
-# ---- asking
-
-
-def _ask(url: str, document: dict[str, str], ca: Path | None) -> bytes:
-    """The body of the answer to one request; raises JoinError."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port, parts = None, None, urlsplit("")
-    if parts.scheme not in ("http", "https") or not host or parts.username or parts.query or parts.fragment:
-        raise JoinError("URL must be that of the cloud's front door, like https://cloud.example")
-    where = f"{parts.scheme}://{parts.netloc}"
-    connection = HTTPConnection(host, port, timeout=_TIMEOUT)
-    if parts.scheme == "https":
-        connection = HTTPSConnection(host, port, timeout=_TIMEOUT, context=ssl.create_default_context(cafile=ca))
-    try:
-        path = parts.path.rstrip("/") + _PATH
-        connection.request("POST", path, json.dumps(document).encode(), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        data = answer.read(_LARGEST + 1)
-    except ssl.SSLCertVerificationError as error:
-        raise JoinError(f"{where} is not trusted: {error.verify_message}; name its CA with --ca FILE") from None
-    except (HTTPException, OSError) as error:
-        raise JoinError(f"{where} does not answer: {str(error) or type(error).__name__}") from None
-    finally:
-        connection.close()
-    if answer.status == 201 and len(data) <= _LARGEST:
-        return data
-    if 300 <= answer.status < 400:
-        raise JoinError(f"{where} sends us elsewhere ({answer.status}); give the URL of the front door itself")
-    raise JoinError(f"{where} refuses: {_reason(data)} ({answer.status})")
-
-
-def _reason(data: bytes) -> str:
-    try:
-        told = msgspec.json.decode(data, type=dict[str, dict[str, Any]])
-        message = str(told["error"]["message"])
-    except (msgspec.DecodeError, KeyError):
-        return "this is no answer of a cloud of ours"
-    return "".join(one for one in message if one.isprintable())[:500]
-
-
 def _checked(data: bytes, name: str) -> Told:
     """The answer, if it is one that a cloud gives; raises JoinError."""
     try:
-        told = msgspec.json.decode(data, type=Told)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise JoinError(f"what the cloud answers makes no sense: {error}") from None
+        return _sensible(msgspec.json.decode(data, type=Told), name)
+    except (msgspec.DecodeError, UnicodeDecodeError, SettingsError) as error:
+        why = f"what the cloud answers makes no sense: {error}; is its release the same as this machine's?"
+        raise JoinError(why, open_end=True) from None
+
+
+def _sensible(told: Told, name: str) -> Told:
+    """The same, or SettingsError."""
     cloud = told.settings.get("cloud", {})
     wanted = {"cloud_id", HOST_SECRET, "bus", METADATA_KEY}
     if told.host != name or set(told.settings) - {"cloud", *OF_HOSTS} or set(cloud) - _KEYS:
-        raise JoinError("what the cloud answers makes no sense: it is for another host, or holds what no host needs")
+        raise SettingsError("it is for another host, or holds what no host needs")
     if set(told.secrets) != wanted or not all(_is_secret(value) for value in told.secrets.values()):
-        raise JoinError("what the cloud answers makes no sense: its secrets are not those of a host")
-    try:
-        cloud_config(Settings({"cloud": cloud}, environ={}))
-    except SettingsError as error:
-        raise JoinError(f"what the cloud answers makes no sense: {error}") from None
+        raise SettingsError("its secrets are not those of a host")
+    sections = Settings(told.settings, environ={})
+    cloud_config(sections)
+    check_other_sections(sections, ())
     if not cloud.get("bus") or f"{user_of(name, '')}" not in cloud["bus"].replace("%2B", "+"):
-        raise JoinError("what the cloud answers makes no sense: its bus is not for this host")
+        raise SettingsError("its bus is not for this host")
     return told
 
 
@@ -178,8 +164,8 @@ def _is_secret(text: str) -> bool:
 # ---- keeping
 
 
-def _laid(told: Told, data: Path, local: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of this host: the cloud's, this host's own name, and what its operator says over them."""
+def _laid(told: Told, data: Path, local: Mapping[str, Any], address: str | None) -> dict[str, Any]:
+    """The settings of this host: the cloud's, its own name and address, and what its operator says over them."""
     settings = {name: dict(values) for name, values in told.settings.items()}
     cloud = settings["cloud"]
     cloud["host"] = told.host
@@ -187,6 +173,8 @@ def _laid(told: Told, data: Path, local: Mapping[str, Any]) -> dict[str, Any]:
         cloud["bus"] += f"?cafile={data / 'bus-ca.pem'}"
     if told.ca is not None:
         cloud["ca"] = str(data / "ca.pem")
+    if address is not None:
+        settings.setdefault("network", {})["underlay_address"] = address
     for name, values in local.items():
         settings.setdefault(name, {}).update(values)
     cloud_config(Settings(settings, environ={}))

@@ -30,7 +30,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @hypervisor_option
 @settings_option
 @click.option("--ca", type=_FILE, help="Certificate (PEM) by which the cloud at URL is trusted.")
-@click.option("--underlay", metavar="ADDRESS", help="This host's address for the tunnels of tenant networks.")
+@click.option(
+    "--underlay",
+    metavar="ADDRESS",
+    help="This host's address for the tunnels of tenant networks.  [default: the one by which it reaches URL]",
+)
 @click.option("--no-run", is_flag=True, help="Only join; `cumulet join` without URL starts the agents later.")
 @log_json_option
 @click.option("--json", "as_json", is_flag=True, help="Say what runs as JSON.")
@@ -46,7 +50,8 @@ def join(url: str | None, token: str | None, **given: Any) -> None:
 
 
 def _join(url: str | None, token: str | None, given: dict[str, Any]) -> int:
-    from cumulet.assembly.join import JoinError, join, joined
+    from cumulet.assembly.asking import JoinError
+    from cumulet.assembly.join import join, joined
     from cumulet.assembly.place import Taken
     from cumulet.assembly.table import HOST_ROLES
     from cumulet.cli.run import start

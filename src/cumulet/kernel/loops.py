@@ -17,10 +17,16 @@ _log = logging.getLogger(__name__)
 
 
 class Loop:
-    """One reconciler. ``every`` is in seconds (10 % jitter); pokes that come close together run it once."""
+    """One reconciler. ``every`` is in seconds (10 % jitter); pokes that come close together run it once.
 
-    def __init__(self, name: str, every: float, work: Callable[[], Awaitable[None]], *, at_start: bool = True) -> None:
-        self.name, self.every, self._work = name, every, work
+    ``retry``: seconds until the next run after one that failed, doubled with each failure up to ``every`` (None: that).
+    """
+
+    def __init__(
+        self, name: str, every: float, work: Callable[[], Awaitable[None]], *, at_start: bool = True,
+        retry: float | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.every, self._work, self._retry = name, every, work, retry
         self._poked = asyncio.Event()
         if at_start:
             self._poked.set()
@@ -54,9 +60,15 @@ class Loop:
         """One run, with its errors raised (for tests and for the first run at start)."""
         await self._work()
 
+    def _pause(self) -> float:
+        """Seconds until the next run when nobody pokes."""
+        if not self.failures or self._retry is None:
+            return self.every
+        return min(self._retry * 2.0 ** min(self.failures - 1, 32), self.every)
+
     async def _forever(self) -> None:
         while True:
-            timer = asyncio.create_task(clock.sleep(self.every * ids.choose(0.9, 1.1)))
+            timer = asyncio.create_task(clock.sleep(self._pause() * ids.choose(0.9, 1.1)))
             poke = asyncio.create_task(self._poked.wait())
             try:
                 await asyncio.wait({timer, poke}, return_when=asyncio.FIRST_COMPLETED)

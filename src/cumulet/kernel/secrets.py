@@ -68,12 +68,20 @@ class SecretFile:
         if name not in self._values:
             with self._alone():
                 if name not in self._values:
-                    self._write(name, ids.new_secret(octets))
+                    self._values[name] = ids.new_secret(octets)
+                    self._write()
         return self._values[name]
 
     def put(self, name: str, value: str) -> None:
         with self._alone():
-            self._write(name, value)
+            self._values[name] = value
+            self._write()
+
+    def drop(self, *names: str) -> None:
+        """Have no secrets of these names."""
+        with self._alone():
+            if [name for name in names if self._values.pop(name, None) is not None]:
+                self._write()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -87,8 +95,7 @@ class SecretFile:
         finally:
             os.close(handle)
 
-    def _write(self, name: str, value: str) -> None:
-        self._values[name] = value
+    def _write(self) -> None:
         temporary = self.path.with_suffix(".new")
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(orjson.dumps(self._values, option=orjson.OPT_INDENT_2))

@@ -31,6 +31,7 @@ class Node:
     amqp: int
     amqps: int
     management: int
+    management_tls: int
     distribution: int
     names: int
 
@@ -70,7 +71,7 @@ class Node:
         """Start the node and wait until it takes connections."""
         process = _CHILDREN[self.home] = self._run([self._program("rabbitmq-server")])
         end = time.monotonic() + 120
-        for port in (self.amqp, self.amqps, self.management):
+        for port in (self.amqp, self.amqps, self.management, self.management_tls):
             while True:
                 try:
                     socket.create_connection(("127.0.0.1", port), 1).close()
@@ -131,8 +132,8 @@ def make_node() -> Node:
     if not shutil.which("rabbitmq-server"):
         raise RuntimeError("RabbitMQ is not installed; run tools/setup.sh machine")
     home = tempfile.mkdtemp(prefix="cumulet-mq-", dir="/tmp")
-    amqp, amqps, management, distribution, names = _free_ports(5)
-    node = Node(home, amqp, amqps, management, distribution, names)
+    amqp, amqps, management, management_tls, distribution, names = _free_ports(6)
+    node = Node(home, amqp, amqps, management, management_tls, distribution, names)
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
          "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
@@ -147,6 +148,11 @@ def make_node() -> Node:
         "ssl_options.keyfile": f"{home}/tls.key",
         "management.tcp.ip": "127.0.0.1",
         "management.tcp.port": management,
+        "management.ssl.ip": "127.0.0.1",
+        "management.ssl.port": management_tls,
+        "management.ssl.cacertfile": node.ca_file,
+        "management.ssl.certfile": node.ca_file,
+        "management.ssl.keyfile": f"{home}/tls.key",
         "default_user": ADMIN,
         "default_pass": PASSWORD,
     }

@@ -44,7 +44,7 @@ class Reporter:
         self._node, self._zone, self._host_ip, self._reserved = node, zone, host_ip, reserved_mib
         self._started = clock.now()
         self._inventory: dict[str, dict[str, object]] | None = None
-        self.loop = Loop("host report", INTERVAL, self.report)
+        self.loop = Loop("host report", INTERVAL, self.report, retry=0.5)
 
     async def report(self) -> None:
         tools = self._agent.tools

@@ -18,6 +18,7 @@ from cumulet.kernel.http.fields import Schema
 
 _NAME: Final[Schema] = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}
 _SECRET: Final[Schema] = {"type": "string", "pattern": r"^[A-Za-z0-9_-]{32,128}$"}
+_CLOUD: Final[Schema] = {"type": "string", "pattern": r"^[A-Za-z0-9_-]{1,128}$"}
 _REASON: Final[Schema] = {"type": ["string", "null"], "minLength": 1, "maxLength": 255}
 _DEFAULT, _LONGEST = 900, 7 * 86_400
 
@@ -42,7 +43,7 @@ async def join(request: Request) -> dict[str, Any]:
     insight: Insight = request.service
     given = request.body
     return await insight.hosts.join(
-        token=given["token"], host=given["host"], claim=given["claim"], remote=request.remote
+        token=given["token"], host=given["host"], claim=given["claim"], remote=request.remote, cloud=given.get("cloud")
     )
 
 
@@ -77,7 +78,7 @@ ROUTES: Final = [
     ),
     Route(
         "POST /join", join, public=True, ok=201,
-        body=_body(["token", "host", "claim"], token=_SECRET, host=_NAME, claim=_SECRET),
+        body=_body(["token", "host", "claim"], token=_SECRET, host=_NAME, claim=_SECRET, cloud=_CLOUD),
     ),
     Route(
         "POST /join/standing", standing, public=True, body=_body(["host", "claim"], host=_NAME, claim=_SECRET),

@@ -61,6 +61,11 @@ class Credentials:
         if not self._joining.management:
             raise Conflict("[cloud] bus_management is not set, so hosts can't get users of the message broker.")
 
+    @property
+    def cloud(self) -> str:
+        """The cloud's id, which no secret follows from."""
+        return self._secrets.get("cloud_id", 12)
+
     async def ensure(self, host: str, claim: str) -> dict[str, Any]:
         """All of it; returns what the host is told."""
         bus = Address.parse(self._joining.bus)
@@ -78,7 +83,7 @@ class Credentials:
             "host": host,
             "settings": {"cloud": cloud, **self._joining.sections},
             "secrets": {
-                "cloud_id": self._secrets.get("cloud_id", 12), HOST_SECRET: login, "bus": broker,
+                "cloud_id": self.cloud, HOST_SECRET: login, "bus": broker,
                 METADATA_KEY: derive(self._secrets.get(_METADATA), host),
             },
             "bus_ca": self._joining.bus_ca,
@@ -108,7 +113,8 @@ class Credentials:
     def _broker(self) -> Broker:
         password = self._secrets.get("bus_management") if self._secrets.known("bus_management") else ""
         vhost = Address.parse(self._joining.bus).vhost
-        return Broker(self._joining.management, vhost, password=password, ca=self._joining.ca)
+        vouching = dict.fromkeys(one for one in (self._joining.bus_ca, self._joining.ca) if one)
+        return Broker(self._joining.management, vhost, password=password, ca="\n".join(vouching) or None)
 
     async def _identity(self, method: str, path: str, body: Any = None) -> Any:
         return await self._session.call("identity", method, path, body, as_service=True)

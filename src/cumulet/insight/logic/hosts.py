@@ -68,11 +68,12 @@ class Hosts:
         await self.database.run(body)
         return {"token": token, "host": row["host"], "expires_at": row["expires_at"]}
 
-    async def join(self, *, token: str, host: str, claim: str, remote: str) -> dict[str, Any]:
+    async def join(self, *, token: str, host: str, claim: str, remote: str, cloud: str | None = None) -> dict[str, Any]:
         """Make ``host`` a host of this cloud; returns all that it needs to know.
 
         ``claim`` is a secret that the host chose: with it, the same host may repeat a join whose answer was lost.
-        Raises Forbidden for any token that is not good, Conflict for the name of a host that is there already.
+        ``cloud``: the cloud that the machine's data directory belongs to, if it does to one. Raises Forbidden for any
+        token that is not good, Conflict for the name of a host that is there already, and for another cloud's machine.
         """
         self.throttle.check(remote)
         self.credentials.check()
@@ -81,6 +82,8 @@ class Hosts:
         if known is None:
             self.throttle.refused(remote)
             raise Forbidden(WRONG)
+        if cloud is not None and cloud != self.credentials.cloud:
+            raise Conflict("The data directory of this machine belongs to another cloud; choose another with --data.")
         if known["host"] is None and known["claim"] is None:
             await self._ensure_new(host)
         if not await self.database.run(lambda tx: self._claim(tx, token, host, claimed)):

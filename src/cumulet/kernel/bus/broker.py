@@ -94,7 +94,8 @@ class Broker:
         from yarl import URL
 
         timeout = aiohttp.ClientTimeout(total=_SECONDS)
-        trusted = True if self._ca is None else ssl.create_default_context(cadata=self._ca)
+        secure = self._ca is not None and self._base.startswith("https:")
+        trusted = ssl.create_default_context(cadata=self._ca) if secure else True
         try:
             connector = aiohttp.TCPConnector(ssl=trusted)
             async with aiohttp.ClientSession(headers=self._headers, timeout=timeout, connector=connector) as session:
