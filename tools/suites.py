@@ -22,6 +22,8 @@ from onecloud import BIN, ROOT
 
 ENVIRONMENT = ROOT / ".venv-tempest"
 REQUIRES = ("tempest==47.*", "python-openstackclient>=10")
+HOOKS = "python"
+"""A folder of a run's workspace whose ``sitecustomize`` the suite's processes load."""
 PASS, FAIL, SKIP = "passed", "failed", "skipped"
 
 
@@ -132,6 +134,7 @@ def environ(run: Path) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if not name.startswith(("OS_", "XDG_"))},
         "TEMPEST_CONFIG_DIR": str(run), "TEMPEST_CONFIG": "tempest.conf", "HOME": str(run),
         "OS_TEST_TIMEOUT": "300", "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": str(run / HOOKS),
         "PATH": f"{run / 'bin'}:{ENVIRONMENT / 'bin'}:{os.environ.get('PATH', '')}",
     }  # fmt: skip
 
