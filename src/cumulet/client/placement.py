@@ -123,14 +123,15 @@ class PlacementClient:
         traits: Iterable[str] = (),
         *,
         parent: str | None = None,
+        kept: Collection[str] = (),
     ) -> None:
         """Make the provider offer exactly ``inventories``, with ``traits`` and the custom traits it has already.
 
-        Raises Conflict when the name belongs to another provider, or when an
-        inventory that shall go is in use.
+        ``kept``: fields of an inventory that is there already which stay as they are: an operator chose them.
+        Raises Conflict when the name belongs to another provider, or when an inventory that shall go is in use.
         """
         await self._ensure_exists(uuid, name, parent)
-        await self._ensure_inventories(uuid, {key: {**_DEFAULTS, **value} for key, value in inventories.items()})
+        await self._ensure_inventories(uuid, {key: {**_DEFAULTS, **value} for key, value in inventories.items()}, kept)
         await self._ensure_traits(uuid, set(traits))
 
     async def _ensure_exists(self, uuid: str, name: str, parent: str | None) -> None:
@@ -146,14 +147,19 @@ class PlacementClient:
             if known.name != name:
                 await self._call("PUT", f"/resource_providers/{uuid}", {"name": name})
 
-    async def _ensure_inventories(self, uuid: str, wanted: dict[str, dict[str, Any]]) -> None:
+    async def _ensure_inventories(
+        self, uuid: str, offered: Mapping[str, dict[str, Any]], kept: Collection[str]
+    ) -> None:
         path = f"/resource_providers/{uuid}/inventories"
-        for name in wanted:
+        for name in offered:
             if name.startswith("CUSTOM_"):
                 await self._call("PUT", f"/resource_classes/{name}")
         for _ in range(_TRIES):
             told = await self._call("GET", path)
-            if told["inventories"] == wanted:
+            have: dict[str, dict[str, Any]] = told["inventories"]
+            chosen = {name: {field: one[field] for field in kept} for name, one in have.items()}
+            wanted = {name: {**one, **chosen.get(name, {})} for name, one in offered.items()}
+            if have == wanted:
                 return
             generation = told["resource_provider_generation"]
             if await self._written(path, {"resource_provider_generation": generation, "inventories": wanted}):

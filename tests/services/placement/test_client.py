@@ -42,6 +42,20 @@ async def test_ensure_provider_makes_changes_and_keeps(client: PlacementClient) 
     assert [one.uuid for one in await client.providers(name="uno")] == [A]
 
 
+async def test_what_an_operator_chose_stays(client: PlacementClient) -> None:
+    """A new class begins with what is offered; the total is the host's to say."""
+    kept = ["allocation_ratio"]
+    await client.ensure_provider(A, "one", {"VCPU": {"total": 8, "allocation_ratio": 4.0}}, kept=kept)
+    await client.ensure_provider(A, "one", {"VCPU": {"total": 8, "allocation_ratio": 16.0}})
+    offer: dict[str, dict[str, Any]] = {"VCPU": {"total": 6, "allocation_ratio": 4.0}, "DISK_GB": {"total": 1}}
+    await client.ensure_provider(A, "one", offer, kept=kept)
+    (summary,) = (await client.changes()).providers
+    assert (summary.inventories["VCPU"].total, summary.inventories["VCPU"].allocation_ratio) == (6, 16.0)
+    assert summary.inventories["DISK_GB"].allocation_ratio == 1.0
+    await client.ensure_provider(A, "one", offer, kept=kept)
+    assert (await client.provider(A)).generation == summary.generation, "nothing was written"
+
+
 async def test_a_name_belongs_to_one_provider(client: PlacementClient) -> None:
     await client.ensure_provider(A, "one", {})
     with pytest.raises(NotFound):

@@ -14,7 +14,9 @@ from cumulet.kernel.loops import Loop
 _log = logging.getLogger(__name__)
 INTERVAL = 10.0
 CPU_RATIO, MEMORY_RATIO, DISK_RATIO = 4.0, 1.0, 1.0
-"""Allocation ratios as published defaults (initial_cpu_allocation_ratio …)."""
+"""Allocation ratios as published defaults (initial_cpu_allocation_ratio …); what an operator sets afterwards stays."""
+REFRESH = 300.0
+"""Seconds after which placement is told again what it was told: somebody else may have changed it, or lost it."""
 
 
 class Sweeper:
@@ -44,6 +46,7 @@ class Reporter:
         self._node, self._zone, self._host_ip, self._reserved = node, zone, host_ip, reserved_mib
         self._started = clock.now()
         self._inventory: dict[str, dict[str, object]] | None = None
+        self._told_at = 0.0
         self.loop = Loop("host report", INTERVAL, self.report, retry=0.5)
 
     async def report(self) -> None:
@@ -60,9 +63,12 @@ class Reporter:
                 "total": max(found.disk_gib, 1), "allocation_ratio": DISK_RATIO, "max_unit": max(found.disk_gib, 1),
             },
         }  # fmt: skip
-        if inventory != self._inventory:
-            await self._placement.ensure_provider(self._node, found.hostname, inventory, ["COMPUTE_NODE"])
-            self._inventory = inventory
+        now = clock.monotonic()
+        if inventory != self._inventory or now >= self._told_at + REFRESH:
+            await self._placement.ensure_provider(
+                self._node, found.hostname, inventory, ["COMPUTE_NODE"], kept=["allocation_ratio"]
+            )
+            self._inventory, self._told_at = inventory, now
         kind = tools.hypervisor.capabilities
         told = rpc.Report(
             host=tools.host, node=self._node, zone=self._zone, hypervisor_hostname=found.hostname,
