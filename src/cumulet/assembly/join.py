@@ -22,6 +22,7 @@ import msgspec
 from cumulet.assembly.asking import JoinError, ask, own_address, parsed
 from cumulet.assembly.config import OF_HOSTS, check_other_sections, cloud_config
 from cumulet.assembly.place import Place, Taken
+from cumulet.assembly.table import SERVICES
 from cumulet.kernel import ids
 from cumulet.kernel.bus.names import user_of
 from cumulet.kernel.errors import Invalid
@@ -75,6 +76,7 @@ def join(
     cloud_config(mine)
     check_other_sections(mine, ())
     with _in_place(data) as secrets:
+        _ensure_no_controller(secrets)
         claim = _claim(secrets, token)
         question = {"token": token, "host": name, "claim": claim}
         marker = data / "cloud-id"
@@ -124,6 +126,15 @@ def _claim(secrets: SecretFile, token: str) -> str:
         secrets.put(_NEXT, ids.new_secret(32))
         secrets.put(_CLAIMED_WITH, for_token)
     return secrets.get(_NEXT if secrets.known(_NEXT) else CLAIM)
+
+
+def _ensure_no_controller(secrets: SecretFile) -> None:
+    """A host holds no secrets of the cloud, and those of a controller are not ours to change."""
+    if any(secrets.known(f"service:{entry.package}") for entry in SERVICES):
+        raise JoinError(
+            f"{secrets.path} holds the secrets of the cloud itself: on a host that ran with a copy of them, remove "
+            "that file and join again; on a controller, choose another directory with --data"
+        )
 
 
 def _ensure_ours(data: Path, cloud_id: str) -> None:

@@ -317,6 +317,19 @@ def test_a_machine_of_another_cloud(front: Door, tmp_path: Path) -> None:
     assert not (data / "host.toml").exists()
 
 
+def test_the_secrets_of_the_cloud_itself(front: Door, tmp_path: Path) -> None:
+    """Neither overwritten, where this is a controller, nor kept beside its own, where a host ran with a copy."""
+    data = tmp_path / "data"
+    data.mkdir()
+    text = json.dumps({"cloud_id": CLOUD, "bus": "of controllers", "service:compute": "s" * 43})
+    (data / "secrets.json").write_text(text)
+    status, said = join(data, front.url, TOKEN)
+    assert (status, front.asked, (data / "secrets.json").read_text()) == (1, [], text)
+    assert "holds the secrets of the cloud itself" in said
+    (data / "secrets.json").unlink()
+    assert join(data, front.url, TOKEN)[0] == 0
+
+
 @pytest.mark.parametrize(
     "text", ["[network]\nunderlay = 1\n", "[nonsense", "[cloud]\nbus = 5\n", "[cloud.endpoints]\nidentity = 'x'\n"]
 )
