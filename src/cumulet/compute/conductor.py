@@ -255,7 +255,8 @@ class Conductor:
                     start.append(server_id)
                 else:
                     await self.power_changed(rpc.PowerChanged(told.host, server_id, guest.power_state))
-            elif guest.power_state != row["power_state"]:
+            elif guest.power_state != row["power_state"] or row["updated_at"] < booted:
+                # noted once after each boot too, so that the boot is no reason to start what goes off later
                 await self.power_changed(rpc.PowerChanged(told.host, server_id, guest.power_state))
         return rpc.Verdict(remove=remove, start=start, attempts=attempts, restore=restore)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -52,12 +52,15 @@ _RETRY = 1.0
 
 @dataclass
 class Applied:
-    """Plans that are in force on this host, by id."""
+    """What is on this host, by id: the plan that is in force, None where that is not known.
 
-    groups: dict[str, GroupPlan] = field(default_factory=dict)
-    networks: dict[str, NetworkPlan] = field(default_factory=dict)
-    ports: dict[str, PortPlan] = field(default_factory=dict)
-    routers: dict[str, RouterPlan] = field(default_factory=dict)
+    What is here without a plan goes like anything else that is not desired.
+    """
+
+    groups: dict[str, GroupPlan | None] = field(default_factory=dict)
+    networks: dict[str, NetworkPlan | None] = field(default_factory=dict)
+    ports: dict[str, PortPlan | None] = field(default_factory=dict)
+    routers: dict[str, RouterPlan | None] = field(default_factory=dict)
 
 
 class NetworkAgent:
@@ -85,8 +88,6 @@ class NetworkAgent:
         self._opened = False
         self._news = False
         """Whether somebody poked since the running look began."""
-        self._stray_groups: set[str] = set()
-        """On the host since before this process began, and not desired; rules that it knows not may name them."""
         self._looked = False
         """Whether every router was compared with what is desired since this process began."""
         self._routers: dict[str, RouterPlan] = {}
@@ -132,8 +133,8 @@ class NetworkAgent:
             self._asked.append(looked)
             await self._poked(Done())
             await looked
-        key = ask.router_id
-        settled = self._looked and self._applied.routers.get(key) == self._routers.get(key)
+        key, there, wanted = ask.router_id, self._applied.routers, self._routers
+        settled = self._looked and there.get(key) == wanted.get(key) and (key in there) == (key in wanted)
         return Carried(self._generation(ask), settled, self._trouble.get(key, ""))
 
     async def _found(self, look: Look) -> Found:
@@ -179,15 +180,14 @@ class NetworkAgent:
             return True
         if desired.unchanged:
             have = self._applied
-            desired.networks, desired.ports = list(have.networks.values()), list(have.ports.values())
-            desired.routers, desired.groups = list(have.routers.values()), list(have.groups.values())
+            desired.networks, desired.ports = _plans(have.networks), _plans(have.ports)
+            desired.routers, desired.groups = _plans(have.routers), _plans(have.groups)
         if full:
-            await self._look(desired)
+            await self._look()
+            self._look_at = clock.monotonic() + self._every * 0.8
         complete = await self._apply(desired, asked)
         if complete:
             self._version = desired.version
-            if full:
-                self._look_at = clock.monotonic() + self._every * 0.8
         return complete
 
     def _alive(self) -> Alive:
@@ -197,25 +197,20 @@ class NetworkAgent:
         }  # fmt: skip
         return Alive(self._host, self._started_at, self._tunnel, facts, self._version)
 
-    async def _look(self, desired: Desired) -> None:
-        """Compare with what is really on the host: forget plans that are gone, drop what nobody wants."""
+    async def _look(self) -> None:
+        """Compare with what is really on the host: forget plans of what is gone, note what is here without one."""
         found = await self._driver.observed()
+        applied: dict[str, Any]
         for applied, there in (
             (self._applied.networks, found.networks),
             (self._applied.ports, found.ports),
             (self._applied.routers, found.routers),
             (self._applied.groups, found.groups),
         ):
-            for key in set(applied) - set(there):
+            for key in applied.keys() - set(there):
                 del applied[key]
-        self._stray_groups = _strays(found.groups, self._applied.groups, desired.groups)
-        await self._drop(self._driver.drop_router, _strays(found.routers, self._applied.routers, desired.routers))
-        await self._drop(self._driver.drop_port, _strays(found.ports, self._applied.ports, desired.ports))
-        await self._drop(self._driver.drop_network, _strays(found.networks, self._applied.networks, desired.networks))
-
-    async def _drop(self, drop: Callable[[str], Awaitable[None]], keys: Iterable[str]) -> None:
-        for key in sorted(keys):
-            await drop(key)
+            for key in there:
+                applied.setdefault(key, None)
 
     async def _apply(self, desired: Desired, asked: list[asyncio.Future[None]]) -> bool:
         """Make the difference true: networks before what stands on them, and the other way round for what goes.
@@ -232,14 +227,14 @@ class NetworkAgent:
         complete &= await self._ensure(driver.ensure_network, have.networks, desired.networks, lost)
         failed = {one.id: lost[one.network_id] for one in desired.ports if one.network_id in lost}
         ports = [one for one in desired.ports if one.network_id not in lost]
-        new = [one for one in ports if one.id not in have.ports]
+        new = [one for one in ports if have.ports.get(one.id) is None]
         complete &= await self._ensure(driver.ensure_port, have.ports, new, failed)
         awaited = await self._tell(desired, set(desired.awaited), failed)
         complete &= await self._ensure(driver.ensure_router, have.routers, desired.routers, self._trouble)
         self._looked = True
         _answer(asked)
         awaited = await self._tell(desired, awaited, {})
-        known, failed = [one for one in ports if one.id in have.ports and have.ports[one.id] != one], {}
+        known, failed = [one for one in ports if have.ports.get(one.id) not in (None, one)], {}
         for start in range(0, len(known), _STRETCH):
             if start and self._news:
                 return False  # a new port must not wait for the filters of many old ones
@@ -250,15 +245,12 @@ class NetworkAgent:
             complete &= await self._remove(driver.drop_network, have.networks, desired.networks)
         # a group that a rule still names is refused by the driver, and goes at a later look
         complete &= await self._remove(driver.drop_group, have.groups, desired.groups)
-        strays: dict[str, Any] = dict.fromkeys(self._stray_groups)
-        complete &= await self._remove(driver.drop_group, strays, [])
-        self._stray_groups = set(strays)
         return complete and free
 
     async def _ensure(
         self,
         ensure: Callable[[Plan], Awaitable[None]],
-        applied: dict[str, Plan],
+        applied: dict[str, Plan | None],
         wanted: Sequence[Plan],
         failed: dict[str, str],
     ) -> bool:
@@ -322,6 +314,5 @@ def _answer(asked: list[asyncio.Future[None]]) -> None:
             one.set_result(None)
 
 
-def _strays(found: Iterable[str], applied: Iterable[str], desired: Sequence[Plan]) -> set[str]:
-    """What is on the host though nobody wants it and this process did not put it there."""
-    return set(found) - set(applied) - {plan.id for plan in desired}
+def _plans(applied: dict[str, Plan | None]) -> list[Plan]:
+    return [plan for plan in applied.values() if plan is not None]

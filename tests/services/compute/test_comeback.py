@@ -87,11 +87,65 @@ async def test_a_stopped_guest_stays_off_and_can_be_started(tmp_path: Path) -> N
 async def test_a_guest_that_went_off_by_itself_unwatched_stays_off(tmp_path: Path) -> None:
     async with furnished(tmp_path) as rig:
         await _reported(rig)
-        _host(rig)._listeners.clear()  # the agent was away: no event
-        _host(rig).power_off_inside(rig.server)
+        await _off_by_itself(rig)
+
+
+async def _off_by_itself(rig: Rig) -> None:
+    """Its user powers the guest off from inside while nobody watches: it stays off."""
+    _host(rig)._listeners.clear()  # the agent was away: no event
+    _host(rig).power_off_inside(rig.server)
+    await _reported(rig)
+    assert (await _server(rig))["status"] == "SHUTOFF"
+    assert (await _host(rig).guests())[0].power_state == PowerState.SHUTDOWN
+
+
+async def test_what_came_back_with_its_host_is_started_once(tmp_path: Path) -> None:
+    """The boot of the host is no reason any more once the guest ran after it."""
+    async with furnished(tmp_path) as rig:
+        await _reported(rig)
+        _host(rig).lose_power()
+        await _reported(rig)
+        assert (await _host(rig).guests())[0].power_state == PowerState.RUNNING
+        await _reported(rig)
+        await _off_by_itself(rig)
+
+
+async def test_a_guest_older_than_the_first_note_of_a_boot_stays_off(tmp_path: Path) -> None:
+    """As after an upgrade from a version that kept no boot: no host rebooted."""
+    async with furnished(tmp_path) as rig:
+        await _age(rig)
+        await _reported(rig)
+        await _off_by_itself(rig)
+        updated = (await _server(rig))["updated"]
+        await _age(rig)
+        await _reported(rig)
+        shown = await _server(rig)
+        await _reported(rig)
+        assert (shown["status"], (await _server(rig))["updated"]) == ("SHUTOFF", shown["updated"])
+        assert shown["updated"] >= updated
+
+
+async def test_a_stop_that_was_accepted_meanwhile_is_not_undone(tmp_path: Path) -> None:
+    """Guests of a whole host come back a few at a time: who waits may be stopped, deleted or busy by then."""
+    async with furnished(tmp_path) as rig:
+        await _reported(rig)
+        agent: Any = rig.role("compute", "compute-agent")
+        places = agent.comebacks._places
+        taken = 0
+        while not places.locked():
+            await places.acquire()
+            taken += 1
+        _host(rig).lose_power()
+        reports = next(one for one in rig.cloud.cloud.services["compute"].roles if one.name == "compute-agent").tasks[1]
+        await reports.run_once()  # type: ignore[attr-defined]
+        (coming,) = agent.comebacks._tasks.values()
+        await _act(rig, "os-stop", "SHUTOFF")
+        for _ in range(taken):
+            places.release()
+        await coming
+        assert (await _host(rig).guests())[0].power_state == PowerState.SHUTDOWN
         await _reported(rig)
         assert (await _server(rig))["status"] == "SHUTOFF"
-        assert (await _host(rig).guests())[0].power_state == PowerState.SHUTDOWN
 
 
 async def test_a_guest_without_its_disk_is_an_error_with_the_reason(tmp_path: Path) -> None:

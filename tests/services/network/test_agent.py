@@ -305,6 +305,36 @@ async def test_a_restart_changes_nothing_and_strays_go(tmp_path: Path) -> None:
         assert (await site.net.show(f"/ports/{port['id']}"))["status"] == "ACTIVE"
 
 
+@pytest.mark.parametrize("kind", ["router", "port", "network", "group"])
+async def test_a_stray_that_stays_stops_nothing_else(site: Site, kind: str) -> None:
+    """What nobody wants and what can't be removed: everything else goes on, and so do the tries."""
+    network_id, _ = await site.net.network("10.1.0.0/24")
+    old = await site.port(network_id)
+    await site.net.eventually(f"/ports/{old['id']}", status="ACTIVE")
+    driver = site.driver
+    driver.knobs = Knobs(failures=[Failure(f"drop_{kind}", id="stray")])
+    await driver.ensure_network(NetworkPlan("stray", 4000, 1450, external=False))
+    await driver.ensure_port(PortPlan("stray", network_id, "fa:16:3e:00:00:09", ["10.1.0.9"], 1450, "tapstray"))
+    await driver.ensure_router(RouterPlan("stray"))
+    await driver.ensure_group(GroupPlan("stray", ["10.1.0.7"]))
+    (role,) = [role for role in site.lone.service.roles if role.name == "network-agent"]
+    agent = role.tasks[0]
+    assert isinstance(agent, NetworkAgent)
+    agent._look_at = 0.0  # the timer's turn
+    agent.loop.poke()
+    fresh = await site.port(network_id)
+    await site.net.eventually(f"/ports/{fresh['id']}", status="ACTIVE")
+    await site.service.delete(f"/ports/{old['id']}")
+    plans: dict[str, dict[str, Any]] = {"router": driver.plans.routers, "port": driver.plans.ports}
+    plans |= {"group": driver.plans.groups, "network": driver.plans.networks}
+    await until(lambda: old["id"] not in driver.plans.ports)
+    # a network stays as long as something that may stand on it can't go
+    await until(lambda: {one for one, there in plans.items() if "stray" in there} - {"network"} == {kind} - {"network"})
+    driver.knobs = Knobs()
+    agent.loop.poke()
+    await until(lambda: not any("stray" in there for there in plans.values()))
+
+
 async def test_what_vanished_from_the_host_comes_back(site: Site) -> None:
     network_id, _ = await site.net.network("10.1.0.0/24")
     port = await site.port(network_id)

@@ -68,8 +68,12 @@ class Comebacks:
             del self._tasks[server_id]
 
     async def _start(self, server_id: str) -> None:
-        _log.warning("guest of %s should run: it is started", server_id)
-        await self._tools.hypervisor.start(server_id)
+        tools = self._tools
+        # it may have waited for its turn: what was accepted meanwhile counts
+        found = await tools.bus.call(rpc.RECALL, rpc.Recall(server_id, tools.host))
+        if found.run:
+            _log.warning("guest of %s should run: it is started", server_id)
+            await tools.hypervisor.start(server_id)
 
     async def _restore(self, server_id: str) -> None:
         tools = self._tools
