@@ -7,7 +7,9 @@ anything older is refused as a stale attempt.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from sqlalchemy import select
 
 from cumulet.compute import rpc
 from cumulet.compute.logic.hosts import seen
+from cumulet.compute.logic.making import ensure_volume
 from cumulet.compute.metadata.documents import documents_for
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SAGAS, SERVERS, next_number
 from cumulet.compute.sagas.create import attachment_of
@@ -53,6 +56,7 @@ class Conductor:
         self.world, self.engine, self._host, self._seal = world, engine, host, seal
         self._restored = restored
         self._subscription: Subscription | None = None
+        self._making: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     @property
     def _bus(self) -> Bus:
@@ -61,6 +65,7 @@ class Conductor:
     async def start(self) -> None:
         handlers: dict[Method[Any, Any], Any] = {
             rpc.FETCH: self.fetch,
+            rpc.NEED_VOLUME: self.need_volume,
             rpc.PROGRESS: self.progress,
             rpc.NETWORKED: self.networked,
             rpc.BUILT: self.built,
@@ -86,9 +91,7 @@ class Conductor:
         trace.record("conductor.receive")
         with trace.step("conductor.query"):
             server = await self._current(asked.server_id, asked.attempt, asked.host)
-            saga = await self.world.db.first(
-                select(SAGAS).where(SAGAS.c.subject == asked.server_id, SAGAS.c.name == "compute.create_server")
-            )
+            saga = await self._creation(asked.server_id)
             devices = await self.world.devices(asked.server_id)
         if saga is None:
             raise NotFound(f"Instance {asked.server_id} is not being built.")
@@ -102,6 +105,23 @@ class Conductor:
         )  # fmt: skip
         trace.record("conductor.reply")
         return record
+
+    async def _creation(self, server_id: str) -> Row | None:
+        """The saga that creates a server."""
+        creates = (SAGAS.c.subject == server_id) & (SAGAS.c.name == "compute.create_server")
+        return await self.world.db.first(select(SAGAS).where(creates))
+
+    async def need_volume(self, asked: rpc.NeedVolume) -> rpc.NeededVolume:
+        """The volume of a device, made first where that was asked; who asks again finds the one that was made."""
+        async with self._making.setdefault(asked.device_id, asyncio.Lock()):
+            server = await self._current(asked.server_id, asked.attempt, asked.host)
+            saga = await self._creation(asked.server_id)
+            mine = (BLOCK_DEVICES.c.id == asked.device_id) & (BLOCK_DEVICES.c.server_id == asked.server_id)
+            device = await self.world.db.first(select(BLOCK_DEVICES).where(mine))
+            if saga is None or device is None:
+                raise NotFound(f"Instance {asked.server_id} is not being built with {asked.device_id}.")
+            caller = self.engine.journal.caller_of(saga)
+            return rpc.NeededVolume(await ensure_volume(self.world.volume, caller, server, device))
 
     async def progress(self, told: rpc.Progress) -> rpc.Nothing:
         """The fence: refuse a stale attempt; otherwise show what the host does next."""

@@ -94,6 +94,20 @@ class Networked(msgspec.Struct, frozen=True):
     port_ids: list[str]
 
 
+class NeedVolume(msgspec.Struct, frozen=True):
+    """A host builds: which volume is the server's device? It is made first where that was asked and not done."""
+
+    server_id: str
+    attempt: int
+    host: str
+    device_id: str
+
+
+class NeededVolume(msgspec.Struct, frozen=True):
+    volume_id: str
+    """It may still be on its way."""
+
+
 class Documents(msgspec.Struct, frozen=True):
     """Metadata documents by path, for the config drive (empty when it has none)."""
 
@@ -203,6 +217,7 @@ class ServerEvent(msgspec.Struct, frozen=True):
 
 
 FETCH = Method(CONDUCTOR, "fetch", Fetch, ServerRecord)
+NEED_VOLUME = Method(CONDUCTOR, "need_volume", NeedVolume, NeededVolume)
 PROGRESS = Method(CONDUCTOR, "progress", Progress, Nothing)
 NETWORKED = Method(CONDUCTOR, "networked", Networked, Documents)
 BUILT = Method(CONDUCTOR, "built", Built, Nothing)
@@ -288,10 +303,14 @@ class TakeSnapshot(msgspec.Struct, frozen=True):
 
 
 class SnapshotAnswer(msgspec.Struct, frozen=True):
-    """``phase`` is the server's task_state meanwhile; None: it is over, well or with an ``error``."""
+    """``phase`` is the server's task_state meanwhile; None: it is over, well or with an ``error``.
+
+    ``format`` is the copy's once that is known: nothing is sent until the image's record says the same.
+    """
 
     phase: str | None
     error: str | None = None
+    format: str | None = None
 
 
 class DropSnapshot(msgspec.Struct, frozen=True):

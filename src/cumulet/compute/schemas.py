@@ -47,6 +47,22 @@ REGEX: Final[Schema] = {"type": "string", "format": "regex"}
 WORD: Final[Schema] = {"type": "string"}
 PAGE_LIMIT: Final[Schema] = {"type": "integer", "minimum": 0}
 
+DEVICE_V1: Final[dict[str, Schema]] = {
+    "virtual_name": text(0, 255), "volume_id": UUID, "snapshot_id": UUID, "volume_size": SIZE,
+    "device_name": text(1, 255, pattern=r"^[a-zA-Z0-9._/-]*$"), "delete_on_termination": BOOLEAN, "no_device": {},
+    "connection_info": text(0, 16777215),
+}  # fmt: skip
+DEVICE_V2: Final[dict[str, Schema]] = {
+    **DEVICE_V1,
+    "source_type": {"enum": ["volume", "image", "snapshot", "blank"]},
+    "uuid": text(1, 255, pattern=r"^[a-zA-Z0-9._-]*$"), "image_id": UUID,
+    "destination_type": {"enum": ["local", "volume"]}, "guest_format": text(0, 255), "device_type": text(0, 255),
+    "disk_bus": text(0, 255), "boot_index": {"type": ["integer", "string", "null"], "pattern": "^-?[0-9]+$"},
+}  # fmt: skip
+DEVICE_TAGGED: Final = {**DEVICE_V2, "tag": TAG}
+DEVICE_TYPED: Final = {**DEVICE_TAGGED, "volume_type": nullable(text(0, 255))}
+"""The members of a block device mapping: of the first form, of the second, and what later versions added to it."""
+
 PAGING: Final = (Param("limit", PAGE_LIMIT), Param("marker", WORD))
 STRICT: Final = "2.75"
 """From here on lists refuse query keys that they do not know …"""

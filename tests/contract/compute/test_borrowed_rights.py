@@ -13,11 +13,12 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from cumulet.client.session import ServiceSession
 from cumulet.client.transport import LocalTransport
 from cumulet.compute.metadata.app import signature
 from cumulet.kernel.secrets import derive
 from tests.cloud import PASSWORD, Reply
-from tests.contract.compute.conftest import Caller, World, new_image
+from tests.contract.compute.conftest import DEADLINE, Caller, World, new_image
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -110,6 +111,102 @@ async def test_a_volume_made_after_its_owner_logged_out_is_the_owners(world: Wor
     assert volume["os-vol-tenant-attr:tenant_id"] == world.demo.project_id
     assert volume["user_id"] == world.demo.user_id
     await world.demo.gone(server_id)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def edge(world: World) -> AsyncIterator[Any]:
+    """The agent of the host as that of a joined one: it asks as a user with no role but ``service``."""
+    cloud, admin = world.cloud, world.admin.token
+    agent: Any = next(r for r in cloud.cloud.services["compute"].roles if r.name == "compute-agent").tasks[0]
+    name = f"cumulet-host+{agent.tools.host}"
+    user = {"user": {"name": name, "password": PASSWORD, "domain_id": "default"}}
+    user_id = (await cloud.request("POST", "/identity/v3/users", user, token=admin)).json["user"]["id"]
+    role = (await cloud.request("GET", "/identity/v3/roles?name=service", token=admin)).json["roles"][0]["id"]
+    path = f"/identity/v3/projects/{world.service.project_id}/users/{user_id}/roles/{role}"
+    assert (await cloud.request("PUT", path, token=admin)).status == 204
+    clients = (agent.tools.image, agent.tools.network, agent.tools.volume)
+    own = clients[0]._session
+    joined = ServiceSession(own._transport, name, PASSWORD)
+    for client in clients:
+        client._session = joined
+    yield agent
+    for client in clients:
+        client._session = own
+    assert (await cloud.request("DELETE", f"/identity/v3/users/{user_id}", token=admin)).status == 204
+
+
+async def test_a_joined_host_builds_with_new_volumes_after_the_user_logged_out(
+    world: World, edge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaver = await again(world.demo, "demo")
+    cloud, go, real = world.cloud, asyncio.Event(), edge._build
+
+    async def held(order: Any) -> None:
+        await go.wait()
+        await real(order)
+
+    monkeypatch.setattr(edge, "_build", held)
+    made = await cloud.request("POST", "/volume/v3/volumes", {"volume": {"size": 1}}, token=leaver.token)
+    first = f"/volume/v3/volumes/{made.json['volume']['id']}"
+    async with asyncio.timeout(DEADLINE):
+        while (await cloud.request("GET", first, token=leaver.token)).json["volume"]["status"] != "available":
+            await asyncio.sleep(0.02)
+    taken = {"snapshot": {"volume_id": made.json["volume"]["id"]}}
+    snapshot = (await cloud.request("POST", "/volume/v3/snapshots", taken, token=leaver.token)).json["snapshot"]
+    new = {"destination_type": "volume", "volume_size": 1, "delete_on_termination": True}
+    disks = [
+        {**new, "boot_index": 0, "source_type": "image", "uuid": world.image},
+        {**new, "source_type": "snapshot", "uuid": snapshot["id"]}, {**new, "source_type": "blank"},
+    ]  # fmt: skip
+    second = f"/volume/v3/snapshots/{snapshot['id']}"
+    async with asyncio.timeout(DEADLINE):
+        while (await cloud.request("GET", second, token=leaver.token)).json["snapshot"]["status"] != "available":
+            await asyncio.sleep(0.02)
+    server_id = await world.create(leaver, imageRef=None, networks="none", block_device_mapping_v2=disks)
+    await log_out(leaver)
+    go.set()
+    server = await world.demo.until(server_id, "ACTIVE")
+    attached = [one["id"] for one in server["os-extended-volumes:volumes_attached"]]
+    assert len(attached) == 3
+    for volume_id in attached:
+        shown = await cloud.request("GET", f"/volume/v3/volumes/{volume_id}", token=world.demo.token)
+        volume = shown.json["volume"]
+        owner = (volume["os-vol-tenant-attr:tenant_id"], volume["user_id"])
+        assert owner == (world.demo.project_id, world.demo.user_id)
+    listed = (await cloud.request("GET", "/volume/v3/volumes", token=world.demo.token)).json["volumes"]
+    assert {one["id"] for one in listed} >= set(attached)
+    await world.demo.gone(server_id)
+    for path in (second, first):
+        await cloud.request("DELETE", path, token=world.demo.token)
+
+
+async def test_nor_does_its_image_of_a_server_fail(world: World, edge: Any) -> None:
+    """The user logs out while the disk is copied: the image is described and sent all the same."""
+    leaver = await again(world.demo, "demo")
+    copying, go = asyncio.Event(), asyncio.Event()
+    real = edge.tools.disks
+
+    class Slow:
+        async def copy_root(self, server_id: str, target: str) -> str:
+            copying.set()
+            await go.wait()
+            return str(await real.copy_root(server_id, target))
+
+    edge.tools.disks = Slow()
+    try:
+        server = await world.active(leaver, networks="none")
+        image_id = (await leaver.act(server["id"], "createImage", {"name": "late"})).json["image_id"]
+        await asyncio.wait_for(copying.wait(), DEADLINE)
+        await log_out(leaver)
+        go.set()
+        await world.demo.until(server["id"], "ACTIVE")
+        path = f"/image/v2/images/{image_id}"
+        image = (await world.cloud.request("GET", path, token=world.demo.token)).json
+        told = (image["status"], image["disk_format"], image["image_state"], image["owner"])
+        assert told == ("active", "raw", "available", world.demo.project_id)
+    finally:
+        edge.tools.disks = real
+    await world.demo.gone(server["id"])
 
 
 async def test_only_a_service_says_whose_a_volume_is(world: World) -> None:

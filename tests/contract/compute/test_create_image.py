@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.contract.compute.conftest import DEADLINE, Caller, World
+from tests.contract.compute.conftest import DEADLINE, Caller, World, new_image
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -204,3 +204,91 @@ async def test_an_image_of_a_volume_backed_server_names_snapshots(world: World) 
     assert volume.json["volume"]["snapshot_id"] == mapping["snapshot_id"]
     for one in (again, server):
         await world.demo.gone(one["id"])
+
+
+async def changed(world: World, image_id: str, *changes: dict[str, Any]) -> None:
+    """Change an image's record as its owner."""
+    headers = {"content-type": "application/openstack-images-v2.1-json-patch"}
+    path, data = f"/image/v2/images/{image_id}", orjson.dumps(changes)
+    reply = await world.cloud.request("PATCH", path, token=world.demo.token, headers=headers, body=data)
+    assert reply.status == 200, reply.data
+
+
+def mapped(**changes: Any) -> dict[str, Any]:
+    """Make the image one of a volume-backed server."""
+    mapping = {"source_type": "blank", "destination_type": "volume", "volume_size": 1, "boot_index": 0, **changes}
+    return {"op": "add", "path": "/block_device_mapping", "value": orjson.dumps([mapping]).decode()}
+
+
+async def refused(world: World, image_id: str) -> str:
+    """Why no server can be made of the image."""
+    reply = await world.demo.post("/servers", world.body(imageRef=image_id, networks="none"))
+    assert reply.status == 400, (reply.status, reply.data)
+    return str(reply.json["badRequest"]["message"])
+
+
+async def test_an_image_that_names_volumes_is_looked_at_like_any_other(world: World) -> None:
+    image_id = await new_image(world.cloud, world.demo.token)
+    await changed(world, image_id, mapped(), {"op": "replace", "path": "/min_ram", "value": 1 << 20})
+    assert await refused(world, image_id) == "Flavor's memory is too small for requested image."
+    await changed(
+        world, image_id, {"op": "replace", "path": "/min_ram", "value": 0},
+        {"op": "replace", "path": "/min_disk", "value": 7},
+    )  # fmt: skip
+    assert "Volume is smaller than the minimum size specified in image metadata." in await refused(world, image_id)
+    await changed(world, image_id, {"op": "replace", "path": "/min_disk", "value": 0})
+    path = f"/image/v2/images/{image_id}/actions/deactivate"
+    assert (await world.cloud.request("POST", path, token=world.admin.token)).status == 204
+    assert await refused(world, image_id) == f"Image {image_id} is not active."
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"volume_size": "x"}, {"volume_size": 0}, {"volume_size": [1]}, {"boot_index": {}}, {"source_type": "tape"},
+        {"source_type": "volume", "uuid": "../x"}, {"device_name": ["vda"]}, {"delete_on_termination": "perhaps"},
+    ],
+)  # fmt: skip
+async def test_mappings_in_an_image_have_the_published_shape(world: World, bad: dict[str, Any]) -> None:
+    image_id = await new_image(world.cloud, world.demo.token)
+    await changed(world, image_id, mapped(**bad))
+    assert (await refused(world, image_id)).startswith("Block Device Mapping is Invalid: ")
+
+
+@pytest.mark.parametrize("told", ["", "{", "7", '"x"', "[7]", "[[]]", "{}"])
+async def test_nor_is_anything_else_in_their_place(world: World, told: str) -> None:
+    image_id = await new_image(world.cloud, world.demo.token)
+    await changed(world, image_id, {"op": "add", "path": "/block_device_mapping", "value": told or " "})
+    assert (await refused(world, image_id)).startswith("Block Device Mapping is Invalid: ")
+
+
+async def test_a_volume_whose_metadata_says_nonsense_is_no_error_of_ours(world: World) -> None:
+    cloud, token = world.cloud, world.demo.token
+    made = await cloud.request(
+        "POST", "/volume/v3/volumes", {"volume": {"size": 1, "imageRef": world.image}}, token=token
+    )
+    path = f"/volume/v3/volumes/{made.json['volume']['id']}"
+    async with asyncio.timeout(DEADLINE):
+        while (await cloud.request("GET", path, token=token)).json["volume"]["status"] != "available":
+            await asyncio.sleep(0.02)
+    words = {"os-set_image_metadata": {"metadata": {"min_ram": "much"}}}
+    assert (await cloud.request("POST", f"{path}/action", words, token=token)).status == 200
+    disk = {"boot_index": 0, "uuid": made.json["volume"]["id"], "source_type": "volume", "destination_type": "volume"}
+    server = await world.active(imageRef=None, networks="none", block_device_mapping_v2=[disk])
+    await world.demo.gone(server["id"])
+    await cloud.request("DELETE", path, token=token)
+
+
+async def test_an_image_is_looked_up_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = next(r for r in world.cloud.cloud.services["compute"].roles if r.name == "compute-api").app.service
+    asked: list[str] = []
+    real = compute.image.image
+
+    async def counted(image_id: str, **more: Any) -> Any:
+        asked.append(image_id)
+        return await real(image_id, **more)
+
+    monkeypatch.setattr(compute.image, "image", counted)
+    reply = await world.demo.post("/servers", world.body(networks="none", min_count=1000))
+    assert reply.status == 403  # over quota, after all disks were looked at
+    assert asked == [world.image]

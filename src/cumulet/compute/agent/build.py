@@ -24,12 +24,14 @@ from cumulet.compute.drivers.model import DiskCopies, GuestDisk, GuestPlan, Hype
 from cumulet.compute.rpc import (
     BUILT,
     FETCH,
+    NEED_VOLUME,
     NETWORKED,
     PROGRESS,
     BlockDevice,
     Build,
     Built,
     Fetch,
+    NeedVolume,
     Networked,
     Progress,
     ServerRecord,
@@ -43,6 +45,8 @@ from cumulet.kernel.saga import Failed
 _log = logging.getLogger(__name__)
 PAUSES = (0.2, 0.5, 1.0, 2.0)
 """Seconds before a part whose service or conductor is away is done again; then another host is tried."""
+_MAKING_SECONDS = 200.0
+"""How long the conductor may take to have a volume begun: longer than what it asks itself, so that none comes twice."""
 VOLUME_SECONDS = 600.0
 """How long a volume that is made for the server may take."""
 
@@ -194,23 +198,12 @@ class BuildRun:
                 )  # fmt: skip
 
     async def _ensure_volume(self, device: BlockDevice) -> str:
-        """The device's volume: the user's, or one made for this server and found again by its mark."""
+        """The device's volume: the user's, or one that the conductor makes: no host makes volumes for projects."""
         if device.volume_id is not None:
             return device.volume_id
-        mark = {"cumulet_block_device": device.id}
-        # by project too: whoever knows the mark could give it to a volume of theirs
-        volumes = await self.tools.volume.volumes(metadata=mark, all_tenants="1", project_id=self.data.project_id)
-        if not volumes:
-            await self._fence(None)
-            body: dict[str, Any] = {"size": device.size_gib, "metadata": mark}
-            if device.image_id and device.source_type == "image":
-                body["imageRef"] = device.image_id
-            if device.snapshot_id:
-                body["snapshot_id"] = device.snapshot_id
-            if device.volume_type:
-                body["volume_type"] = device.volume_type
-            volumes = [await self.tools.volume.create_volume(body)]
-        volume = volumes[0]
+        asked = NeedVolume(self.order.server_id, self.order.attempt, self.tools.host, device.id)
+        volume_id = (await self.tools.bus.call(NEED_VOLUME, asked, timeout=_MAKING_SECONDS)).volume_id
+        volume = await self.tools.volume.volume(volume_id)
         deadline = clock.monotonic() + VOLUME_SECONDS
         while volume.status in ("creating", "downloading"):
             if clock.monotonic() > deadline:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -32,6 +32,8 @@ _AT_ONCE: Final = 2
 _PIECE: Final = 1 << 20
 _TRIES: Final = 5
 """How often an image service that is away is asked again before the snapshot fails."""
+_LOOK: Final = 0.1
+"""Seconds between two looks at an image that is about to be described."""
 COPYING, PENDING, UPLOADING = "image_snapshot", "image_pending_upload", "image_uploading"
 
 
@@ -43,6 +45,7 @@ class _Work:
     task: asyncio.Task[None] | None = None
     phase: str = COPYING
     error: str | None = None
+    format: str | None = None
 
 
 class Snapshots:
@@ -83,7 +86,7 @@ class Snapshots:
             work = self._begin(order)
         assert work.task is not None
         if not work.task.done():
-            return rpc.SnapshotAnswer(work.phase)
+            return rpc.SnapshotAnswer(work.phase, format=work.format)
         del self._work[order.server_id]
         return rpc.SnapshotAnswer(None, work.error)
 
@@ -128,11 +131,11 @@ class Snapshots:
         try:
             async with self._alone(order.server_id):
                 await tools.files.run(_drop, path)
-                format_ = await tools.disks.copy_root(order.server_id, str(path))
+                work.format = await tools.disks.copy_root(order.server_id, str(path))
             work.phase = PENDING
-            await self._describe(order, format_)
-            work.phase = UPLOADING
-            await self._send(order.image_id, path)
+            if await self._described(order.image_id, work.format):
+                work.phase = UPLOADING
+                await self._send(order.image_id, path)
         finally:
             await asyncio.shield(tools.files.run(_drop, path))
 
@@ -150,38 +153,41 @@ class Snapshots:
             await clock.sleep(1.0)
         return image.status == "queued"
 
-    async def _describe(self, order: rpc.TakeSnapshot, format_: str) -> None:
-        """What is only known now. Same members as published."""
-        facts = {
-            "disk_format": format_, "container_format": "bare", "image_location": "snapshot",
-            "image_state": "available",
-        }  # fmt: skip
-        await self._tools.image.change_image(order.image_id, facts)
+    async def _described(self, image_id: str, format_: str) -> bool:
+        """Wait until the image's record says what the copy is; False when it waits for no data any more.
+
+        Whoever asked us writes it down: an hour may have passed, the user's token may have aged, and a host
+        changes nobody's images by its own right.
+        """
+        while (image := await self._image(image_id)).status == "queued":
+            if image.disk_format == format_:
+                return True
+            await clock.sleep(_LOOK)
+        return False
 
     async def _send(self, image_id: str, path: Path) -> None:
         """Upload; with our own token where the user's has aged, and again where the service went away meanwhile."""
         as_service, size = False, (await self._tools.files.run(path.stat)).st_size
         for again in range(_TRIES, -1, -1):
+            source = await self._tools.files.run(lambda: path.open("rb"))
             try:
-                await self._tools.image.upload(image_id, self._pieces(path), size, as_service=as_service)
+                await self._tools.image.upload(image_id, self._pieces(source), size, as_service=as_service)
             except Unauthorized:
                 as_service = True
             except Unavailable:
                 if not again:
                     raise
                 await clock.sleep(1.0)
+            finally:
+                source.close()
             if not await self._wanted(image_id):
                 return
         raise Unavailable("The image service did not take the snapshot.")
 
-    async def _pieces(self, path: Path) -> AsyncIterator[bytes]:
-        files = self._tools.files
-        source = await files.run(lambda: path.open("rb"))
-        try:
-            while piece := await files.run(source.read, _PIECE):
-                yield piece
-        finally:
-            source.close()
+    async def _pieces(self, source: BinaryIO) -> AsyncIterator[bytes]:
+        """The copy. Whoever still reads once ``source`` is closed gets an error: half a copy must not pass for one."""
+        while piece := await self._tools.files.run(source.read, _PIECE):
+            yield piece
 
 
 def _drop(path: Path) -> None:

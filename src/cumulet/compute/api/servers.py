@@ -16,6 +16,10 @@ from cumulet.compute.schemas import (
     BOOLEAN,
     DATE,
     DESCRIPTION,
+    DEVICE_TAGGED,
+    DEVICE_TYPED,
+    DEVICE_V1,
+    DEVICE_V2,
     DISK_CONFIG,
     FQDN,
     HOSTNAME,
@@ -27,7 +31,6 @@ from cumulet.compute.schemas import (
     PAGING,
     POSITIVE,
     REGEX,
-    SIZE,
     STRICT,
     STRICT_ALL,
     TAG,
@@ -57,20 +60,6 @@ def _address(text: str) -> str:
     return str(ipaddress.ip_address(text))
 
 
-_DEVICE_V1: Final[dict[str, Schema]] = {
-    "virtual_name": text(0, 255), "volume_id": UUID, "snapshot_id": UUID, "volume_size": SIZE,
-    "device_name": text(1, 255, pattern=r"^[a-zA-Z0-9._/-]*$"), "delete_on_termination": BOOLEAN, "no_device": {},
-    "connection_info": text(0, 16777215),
-}  # fmt: skip
-_DEVICE_V2: Final[dict[str, Schema]] = {
-    **_DEVICE_V1,
-    "source_type": {"enum": ["volume", "image", "snapshot", "blank"]},
-    "uuid": text(1, 255, pattern=r"^[a-zA-Z0-9._-]*$"), "image_id": UUID,
-    "destination_type": {"enum": ["local", "volume"]}, "guest_format": text(0, 255), "device_type": text(0, 255),
-    "disk_bus": text(0, 255), "boot_index": {"type": ["integer", "string", "null"], "pattern": "^-?[0-9]+$"},
-}  # fmt: skip
-_TAGGED: Final = {**_DEVICE_V2, "tag": TAG}
-_TYPED: Final = {**_TAGGED, "volume_type": nullable(text(0, 255))}
 _HINTS: Final[Schema] = {
     "type": "object",
     "properties": {
@@ -104,12 +93,12 @@ CREATE: Final = Body(
     Field("accessIPv6", IPV6, optional=True, inner="access_ip_v6", convert=_address),
     Field("personality", _FILES, until="2.56", optional=True),
     Field("availability_zone", NAME, optional=True),
-    Field("block_device_mapping", array(record(_DEVICE_V1)), optional=True),
-    Field("block_device_mapping_v2", array(record(_DEVICE_V2)), until="2.31", optional=True),
-    Field("block_device_mapping_v2", array(record(_TAGGED)), since="2.32", until="2.32", optional=True),
-    Field("block_device_mapping_v2", array(record(_DEVICE_V2)), since="2.33", until="2.41", optional=True),
-    Field("block_device_mapping_v2", array(record(_TAGGED)), since="2.42", until="2.66", optional=True),
-    Field("block_device_mapping_v2", array(record(_TYPED)), since="2.67", optional=True),
+    Field("block_device_mapping", array(record(DEVICE_V1)), optional=True),
+    Field("block_device_mapping_v2", array(record(DEVICE_V2)), until="2.31", optional=True),
+    Field("block_device_mapping_v2", array(record(DEVICE_TAGGED)), since="2.32", until="2.32", optional=True),
+    Field("block_device_mapping_v2", array(record(DEVICE_V2)), since="2.33", until="2.41", optional=True),
+    Field("block_device_mapping_v2", array(record(DEVICE_TAGGED)), since="2.42", until="2.66", optional=True),
+    Field("block_device_mapping_v2", array(record(DEVICE_TYPED)), since="2.67", optional=True),
     Field("config_drive", BOOLEAN, optional=True),
     Field("key_name", NAME, optional=True),
     Field("min_count", POSITIVE, optional=True, convert=number),

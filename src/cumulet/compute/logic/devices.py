@@ -151,11 +151,11 @@ async def plan_disks(
     if mappings and legacy:
         raise Invalid("Using different block_device_mapping syntaxes is not allowed in the same request.")
     image_ref = image_ref or None
-    if image_ref and not mappings and not legacy:
-        mappings, within = await mappings_of(compute, image_ref)
+    image = await _usable_image(compute, image_ref, named=True) if image_ref else None
+    within: dict[str, Any] = {}
+    if image is not None and not mappings and not legacy:
+        mappings, within = mappings_of(image)
         image_ref = None if mappings else image_ref
-    else:
-        within = {}
     if mappings:
         rows = lift(mappings, image_ref)
     elif legacy:
@@ -175,12 +175,15 @@ async def plan_disks(
         )
     found = Disks(rows, None, image_ref if any(row["image_id"] == image_ref for row in rows) else None)
     for row in rows:
-        await _check(compute, found, row, image_ref, multiattach)
+        await _check(compute, found, row, image if row["image_id"] == image_ref else None, multiattach)
     found.properties |= within
+    found.min_ram = max(found.min_ram, image.min_ram if image is not None else 0)
     _check_locals(flavor, rows)
     root = next(row for row in rows if row["boot_index"] == 0)
     if root["destination_type"] == "local":
         _check_flavor_disk(flavor, found.image, zero_disk)
+    elif image is not None and image_ref is None:  # what the image names is made, not the image
+        _check_volume_size(root, image)
     if found.min_ram > flavor["ram"]:
         raise Invalid("Flavor's memory is too small for requested image.", kind="FlavorMemoryTooSmall")
     _name_devices(rows)
@@ -219,22 +222,18 @@ def _gib(mib: int) -> int:
 
 
 async def _check(
-    compute: Compute, found: Disks, row: dict[str, Any], image_ref: str | None, multiattach: bool
+    compute: Compute, found: Disks, row: dict[str, Any], image: ImageRecord | None, multiattach: bool
 ) -> None:  # fmt: skip
-    """Look up what one row is made of."""
+    """Look up what one row is made of; ``image``: what it is made of, where that was looked up already."""
     boots = row["boot_index"] == 0
     if row["source_type"] == "image":
-        image = await _usable_image(compute, row["image_id"], named=row["image_id"] == image_ref)
+        image = image or await _usable_image(compute, row["image_id"], named=False)
         if row["destination_type"] == "volume":
             if not row["size_gib"]:
                 raise Invalid(
                     f"{INVALID}: Images with destination_type 'volume' need to have a non-zero size specified"
                 )
-            if image.min_disk > row["size_gib"]:
-                raise Invalid(
-                    "Volume is smaller than the minimum size specified in image metadata. Volume size is "
-                    f"{row['size_gib'] * GIB} bytes, minimum size is {image.min_disk * GIB} bytes."
-                )
+            _check_volume_size(row, image)
         if boots:
             found.image, found.properties, found.min_ram = image, dict(image.properties), image.min_ram
     elif row["source_type"] == "volume":
@@ -245,7 +244,8 @@ async def _check(
                 raise Invalid(f"Block Device {volume.id} is not bootable.", kind="InvalidBDMVolumeNotBootable")
             told = volume.volume_image_metadata or {}
             found.properties = {key: value for key, value in told.items() if key not in ("image_id", "checksum")}
-            found.min_ram = int(told.get("min_ram") or 0)
+            least = str(told.get("min_ram") or "")
+            found.min_ram = int(least) if least.isdecimal() and len(least) < 10 else 0  # users may write there
     elif row["source_type"] == "snapshot":
         try:
             snapshot = await compute.volume.snapshot(row["snapshot_id"])
@@ -254,6 +254,15 @@ async def _check(
         row["size_gib"] = row["size_gib"] or snapshot.size
     elif row["destination_type"] == "volume" and not row["size_gib"]:
         raise Invalid(f"{INVALID}: Blank volumes (source: 'blank', dest: 'volume') need to have non-zero size")
+
+
+def _check_volume_size(row: Mapping[str, Any], image: ImageRecord) -> None:
+    """Raise Invalid for a volume that is smaller than its image asks for."""
+    if image.min_disk > (row["size_gib"] or 0):
+        raise Invalid(
+            "Volume is smaller than the minimum size specified in image metadata. Volume size is "
+            f"{(row['size_gib'] or 0) * GIB} bytes, minimum size is {image.min_disk * GIB} bytes."
+        )
 
 
 async def _usable_image(compute: Compute, image_id: str, *, named: bool) -> ImageRecord:

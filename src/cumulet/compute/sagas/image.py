@@ -71,7 +71,8 @@ async def capture(run: Run) -> None:
     params: CreateImage = run.params
     if params.volumes:
         return await _snapshot_volumes(run)
-    if (await _ours(run)).status not in ("queued", "saving"):
+    image = await _ours(run)
+    if image.status not in ("queued", "saving"):
         return None  # asked by us: a joined host is nobody who may look at everybody's images
     server = await world.server(run.subject)
     if not server["host"]:
@@ -87,6 +88,12 @@ async def capture(run: Run) -> None:
         raise Failed(answer.error)
     if answer.phase is None:
         return None
+    if answer.format is not None and image.status == "queued" and image.disk_format != answer.format:
+        facts = {
+            "disk_format": answer.format, "container_format": "bare", "image_location": "snapshot",
+            "image_state": "available",
+        }  # fmt: skip
+        await world.image.change_image(params.image_id, facts, as_service=True)
     await _show(run, answer.phase)
     raise Wait(min(0.05 * 1.5 ** min(run.tries, 20), _SLOWEST))
 
@@ -143,7 +150,7 @@ def _mapping(one: VolumeSnapshot) -> dict[str, Any]:
     """One block device of the image, in the members that are published for it."""
     return {
         "source_type": "snapshot", "destination_type": "volume", "snapshot_id": one.snapshot_id,
-        "volume_size": one.size_gib, "boot_index": one.boot_index, "device_name": one.device_name,
+        "volume_size": one.size_gib or None, "boot_index": one.boot_index, "device_name": one.device_name,
         "delete_on_termination": one.delete_on_termination, "device_type": "disk", "disk_bus": one.disk_bus,
         "guest_format": None, "image_id": None, "volume_id": None, "no_device": None, "tag": one.tag,
         "volume_type": one.volume_type,

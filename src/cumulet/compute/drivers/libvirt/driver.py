@@ -28,6 +28,7 @@ from lxml import etree
 from cumulet.compute.drivers.libvirt import domain as doc
 from cumulet.compute.drivers.libvirt import guest, wires
 from cumulet.compute.drivers.libvirt.connection import Connection
+from cumulet.compute.drivers.libvirt.copies import Copies
 from cumulet.compute.drivers.libvirt.storage import Storage
 from cumulet.compute.drivers.model import (
     Capabilities,
@@ -106,6 +107,7 @@ class LibvirtHypervisor:
         """Guests whose power changed while a method was at work on them."""
         self._listeners: weakref.WeakSet[asyncio.Queue[GuestEvent]] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._copies = Copies(self._storage, self._connection, self._at_work, self._on_domain)
 
     # -- connection and host ----------------------------------------------------------------
 
@@ -116,8 +118,10 @@ class LibvirtHypervisor:
             await self._connection.close()
             raise HypervisorError(f"{error}; is libvirtd running on this host?") from error
         await self._connection.work(self._storage.open)
-        self._asked = {doc.domain_uuid(found.server_id): found.power_state for found in await self.guests()}
+        there = await self.guests()
+        self._asked = {doc.domain_uuid(found.server_id): found.power_state for found in there}
         self._spawn(self._trim_logs())
+        self._spawn(self._copies.end_left([found.server_id for found in there]))
 
     async def close(self) -> None:
         tasks = list(self._tasks)
@@ -269,34 +273,8 @@ class LibvirtHypervisor:
                     break
             await self._on_domain(key, lambda domain: guest.forget_device(domain, kind, ident))
 
-    # -- copies -----------------------------------------------------------------------------------
-
     async def copy_root(self, server_id: str, target: str) -> str:
-        async with self._at_work(server_id) as key:
-            await self._on_domain(key, guest.end_copy)  # of an agent that died in the middle
-            _, root, base = await self._on_domain(key, guest.need_root)
-            while not await self._on_domain(key, guest.is_off):
-                await self._storage.make_target(target, root)
-                if await self._copy_running(key, target):
-                    return "qcow2"
-                os.unlink(target)  # the guest went off meanwhile
-            await self._storage.copy(root, base, target)
-            return "qcow2"
-
-    async def _copy_running(self, key: str, target: str) -> bool:
-        """Have QEMU copy the disk of a running guest; False when the guest went off before the end."""
-        await self._on_domain(key, lambda domain: guest.begin_copy(domain, target))
-        try:
-            pause = 0.05
-            while (whole := await self._on_domain(key, guest.copy_ended)) is None:
-                await clock.sleep(pause)
-                pause = min(pause * 1.5, 1.0)
-        except BaseException:
-            await asyncio.shield(self._on_domain(key, guest.end_copy))
-            raise
-        if not whole and not await self._on_domain(key, guest.is_off):
-            raise HypervisorError("the disk of the running guest could not be copied")
-        return whole
+        return await self._copies.copy_root(server_id, target)
 
     # -- consoles ---------------------------------------------------------------------------------
 
