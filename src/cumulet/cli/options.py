@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-DEFAULT_DATA = "/var/lib/cumulet" if os.geteuid() == 0 else os.path.expanduser("~/.local/share/cumulet")
+SYSTEM_DATA, UNDER_HOME = "/var/lib/cumulet", ".local/share/cumulet"
+DEFAULT_DATA = SYSTEM_DATA if os.geteuid() == 0 else os.path.expanduser(f"~/{UNDER_HOME}")
 """Where a cloud lives unless told otherwise: root's beside the machine's other services, a user's in the home."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
