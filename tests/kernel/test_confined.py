@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulet.kernel import confined
+from cumulet.kernel import confined, sandbox
 from cumulet.kernel.pools import ProgramFailed, run_program
 from cumulet.kernel.sandbox import REFUSED, wrapped
 
@@ -70,3 +71,42 @@ def test_what_is_not_allowed_runs_nothing(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, env={"PATH": os.environ["PATH"]}, check=False)
     assert (done.returncode, done.stderr.startswith(b"no sandbox: ")) == (REFUSED, True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["/nowhere/python"], ["sh", "-c", "kill -9 $$"], ["sh", "-c", "exit 124"]])
+async def test_a_machine_that_could_not_be_asked_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Nothing of a stranger's is read without namespaces because there once was no room for a process."""
+    monkeypatch.setattr(confined, "_works", None)
+    source = tmp_path / "in"
+    source.write_text("hello")
+    with monkeypatch.context() as short:
+        short.setattr(sandbox, "wrapped", lambda *_, **__: words)
+        with pytest.raises(ProgramFailed):
+            await confined.run_confined(["touch", str(tmp_path / "ran")], read=source, timeout=60, limits=LIMITS)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    told = await confined.run_confined(["ls", str(tmp_path)], read=source, timeout=60, limits=LIMITS)
+    assert told.stdout == b"in\n"
+    assert await confined.is_possible()
+
+
+async def test_a_machine_that_refuses_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(confined, "_works", None)
+    monkeypatch.setattr(sandbox, "wrapped", lambda *_, **__: ["sh", "-c", f"echo no >&2; exit {REFUSED}"])
+    (tmp_path / "in").write_text("hello")
+    for _ in range(2):
+        done = await confined.run_confined(["ls", "/etc"], read=tmp_path / "in", timeout=60, limits=LIMITS)
+        assert b"passwd" in done.stdout
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["no"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EPERM])
+def test_no_room_is_no_refusal(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def enter(read: list[str], write: list[str]) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(sandbox, "enter", enter)
+    assert (sandbox.main(["--", "true"]) == REFUSED) == (number == errno.EPERM)

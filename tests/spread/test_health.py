@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from pathlib import Path
 
 import asyncpg
 import pytest
+from aiohttp import web
 
 from cumulet.assembly.build import build
 from cumulet.assembly.health import READY
@@ -46,6 +48,38 @@ async def test_other_services_and_the_bus(tmp_path: Path) -> None:
         cloud.bus = whole
     finally:
         await cloud.stop()
+
+
+async def test_a_disk_that_hangs_is_waited_for_beside_everything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other service answers only once the disk is looked at, and the disk only once the service was asked."""
+    asked, looked = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def disk(*_: object) -> list[str]:
+        loop.call_soon_threadsafe(looked.set)
+        return [] if asked.wait(30) else ["disk: nobody asked meanwhile"]
+
+    async def answer(_: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.wait_for(looked.wait(), 30)
+        return web.Response(text="{}")
+
+    monkeypatch.setattr("cumulet.assembly.health._PATIENCE", 60.0)
+    monkeypatch.setattr("cumulet.assembly.health.almost_full", disk)
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    settings = {"cloud": {"endpoints": {"image": f"http://127.0.0.1:{runner.addresses[0][1]}/image"}}}
+    cloud = await build(Settings(settings, environ={}), tmp_path, host="h", packages=["identity"])
+    try:
+        assert (await cloud.health.look())["warnings"] == []
+    finally:
+        await cloud.stop()
+        await runner.cleanup()
 
 
 @pytest.mark.postgres

@@ -77,10 +77,12 @@ class Health:
         needed = [self._database(name, database) for name, database in cloud.databases.items()]
         needed.append(self._bus())
         elsewhere = {name: one for name in cloud.config.endpoints if (one := self._remote(name)) is not None}
-        told = await asyncio.gather(*needed, *(self._service(name, one) for name, one in elsewhere.items()))
-        hard, soft = told[: len(needed)], dict(zip(elsewhere, told[len(needed) :], strict=True))
-        self._problems = [one for one in (*hard, soft.pop("identity", None)) if one]
-        self._warnings = [one for one in soft.values() if one] + await self._room()
+        others = [self._service(name, one) for name, one in elsewhere.items()]
+        # all at once: a disk that hangs must not make whoever asks wait longer than a database that does
+        told, answers, room = await asyncio.gather(asyncio.gather(*needed), asyncio.gather(*others), self._room())
+        soft = dict(zip(elsewhere, answers, strict=True))
+        self._problems = [one for one in (*told, soft.pop("identity", None)) if one]
+        self._warnings = [one for one in soft.values() if one] + room
         for loop in cloud.tasks:
             if isinstance(loop, Loop) and loop.failures > 1:
                 self._warnings.append(f"{loop.name} failed {loop.failures} times: {loop.last_error}")

@@ -130,12 +130,14 @@ class VolumeClient:
         caller = context.current()
         if as_service or caller is None or not caller.accepted:
             return await self._create_volume(body, as_service=as_service)
+        owned = {**body, "project_id": caller.project_id, "user_id": caller.user_id}
+        if caller.token is None:  # it was not kept, or can't be opened: our own project is not meant
+            return await self._create_volume(owned, as_service=True)
         context.use(msgspec.structs.replace(caller, accepted=False))
         try:
             return await self._create_volume(body, as_service=False)
         except Unauthorized:
-            owner = {"project_id": caller.project_id, "user_id": caller.user_id}
-            return await self._create_volume({**body, **owner}, as_service=True)
+            return await self._create_volume(owned, as_service=True)
         finally:
             context.use(caller)
 

@@ -22,15 +22,21 @@ _works: bool | None = None
 
 
 async def is_possible() -> bool:
-    """Whether programs get namespaces of their own here; looked up once."""
+    """Whether programs get namespaces of their own here; looked up once.
+
+    Only the machine's own refusal counts as an answer: that there was no time or no room to ask raises ProgramFailed
+    or TimeoutError, and whoever comes next asks again.
+    """
     global _works
     if _works is None:
-        try:
-            await run_program(sandbox.wrapped(["true"], read=[], write=[]), timeout=60.0, env={"PATH": _PATH})
-            _works = True
-        except (ProgramFailed, TimeoutError) as error:
-            _works = False
-            _log.warning("programs that read images get no namespaces of their own on this machine: %s", error)
+        words = sandbox.wrapped(["true"], read=[], write=[])
+        done = await run_program(words, timeout=60.0, env={"PATH": _PATH}, check=False)
+        told = done.stderr.decode(errors="replace").strip()[-500:]
+        if done.returncode not in (0, sandbox.REFUSED):
+            raise ProgramFailed(f"the sandbox ended with status {done.returncode}: {told}")
+        _works = done.returncode == 0
+        if not _works:
+            _log.warning("programs that read images get no namespaces of their own on this machine: %s", told)
     return _works
 
 
@@ -45,7 +51,8 @@ async def run_confined(
 ) -> Completed:
     """Run ``argv``, which sees the file ``read`` and may write the file ``write`` (made if it is not there).
 
-    No environment, no network, no other file of anybody's. Raises what `run_program` raises.
+    No environment, no network, no other file of anybody's. Raises what `run_program` raises, also when it can't be
+    found out whether there are namespaces.
     """
     words = list(argv)
     if write is not None:

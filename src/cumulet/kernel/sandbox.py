@@ -5,7 +5,8 @@ For programs that read what strangers sent (qemu-img). Run as a script of its ow
 (`python sandbox.py --read FILE --write FILE -- PROGRAM …`), it leaves the
 machine behind and becomes the program; it imports nothing of ours, since that
 has to be quick. Invariant: it becomes the program with everything in place, or
-ends with status `REFUSED` and does not run it.
+does not run it: status `REFUSED` where the machine forbids it, another one where
+there is no room for it just now.
 
 Source: user_namespaces(7), pivot_root(2), mount(2).
 """
@@ -13,12 +14,16 @@ Source: user_namespaces(7), pivot_root(2), mount(2).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import sys
 
 REFUSED = 125
 """The status when the machine allows no such namespaces."""
+_SHORT = 124
+"""The status when it may allow them at another time."""
+_PASSING = (errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE)
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x40000000
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT = 1, 2, 4, 8, 32
 _NOATIME, _BIND, _REC, _PRIVATE, _RELATIME = 1024, 4096, 16384, 1 << 18, 1 << 21
@@ -120,7 +125,7 @@ def main(words: list[str]) -> int:
         enter(told["--read"], told["--write"])
     except (OSError, KeyError) as error:
         sys.stderr.write(f"no sandbox: {error}\n")
-        return REFUSED
+        return _SHORT if isinstance(error, OSError) and error.errno in _PASSING else REFUSED
     os.execv(program, words[1:])  # noqa: S606 - no shell is what we want
 
 

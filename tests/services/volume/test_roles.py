@@ -11,11 +11,12 @@ import pytest
 
 from cumulet.client.session import ServiceSession
 from cumulet.client.volume import VolumeClient
-from cumulet.kernel import ids
+from cumulet.kernel import context, ids
+from cumulet.kernel.context import Context
 from cumulet.kernel.errors import Conflict, Invalid, NotFound
 from cumulet.volume.drivers.simulated import Knobs
 from cumulet.volume.rpc import HELD, POKE, Held, Nothing, Poke
-from tests.contract.image.lone import ADMIN, DEMO, SERVICE, lone_service
+from tests.contract.image.lone import ADMIN, DEMO, SERVICE, lone_service, project
 from tests.contract.volume.volumes import ROLES, Volumes
 
 SERVER = "5f4b7c9a-0000-4000-8000-00000000000a"
@@ -118,6 +119,19 @@ async def test_the_typed_client(volumes: Volumes) -> None:
         await client.volume(made.id)
     with pytest.raises(Invalid):
         await client.create_volume({"size": 0})
+
+
+@pytest.mark.parametrize("token", [None, "nonsense"])
+async def test_accepted_work_makes_the_user_s_volume(volumes: Volumes, token: str | None) -> None:
+    """Whether the user's token was not kept or is refused by now: the volume is never the service's own."""
+    asked = (project("demo"), project("eve"))
+    context.use(Context(request_id="r", project_id=asked[0], user_id=asked[1], token=token, accepted=True))
+    try:
+        made = await client_of(volumes).create_volume({"size": 1})
+    finally:
+        context.use(None)
+    shown = await volumes.wait(made.id, "available")
+    assert (shown["os-vol-tenant-attr:tenant_id"], shown["user_id"]) == asked
 
 
 async def test_a_restart_in_the_middle_of_everything(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import struct
 import subprocess
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -173,8 +174,11 @@ class _Process:
         self._errors.close()
 
     def kill(self) -> None:
-        """End it; at once."""
+        """End it; at once. Waits for nothing: one that hangs in the kernel goes when it can, and holds a thread."""
         self._process.kill()
+        threading.Thread(target=self._bury, name="ceph-end", daemon=True).start()
+
+    def _bury(self) -> None:
         self._process.wait()
         for end in (self._stdin, self._stdout, self._errors):
             with contextlib.suppress(OSError):
