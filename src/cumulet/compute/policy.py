@@ -89,7 +89,7 @@ _RULES: Final[dict[str, dict[str, str]]] = {
         "index": READER, "index:all_projects": ADMIN, "show": READER, "create": MEMBER, "delete": MEMBER,
     },
     "os_compute_api:os-simple-tenant-usage:": {"list": ADMIN, "show": READER},
-    "cumulet:": {"flavors:read": ANYBODY, "servers:why": SERVICE, "owned": SERVICE},
+    "cumulet:": {"flavors:read": ANYBODY, "servers:why": SERVICE, "owned": ADMIN},
 }  # fmt: skip
 """prefix → rest of the name → check."""
 

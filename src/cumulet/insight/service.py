@@ -12,7 +12,7 @@ from cumulet.insight.api import ROUTES
 from cumulet.insight.config import Config
 from cumulet.insight.errors import InsightDialect
 from cumulet.insight.logic import Insight
-from cumulet.insight.logic.credentials import Credentials, Joining
+from cumulet.insight.logic.credentials import DERIVING, Credentials, Joining
 from cumulet.insight.logic.hosts import Hosts
 from cumulet.insight.logic.records import Records
 from cumulet.insight.models import METADATA
@@ -55,6 +55,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     config = parts.settings.section("insight", Config)
     database = await parts.open_database("insight", METADATA, Path(__file__).parent / "migrations")
     session = ServiceSession(parts.transport, "insight", parts.secrets.get("service:insight"))
+    parts.secrets.get(DERIVING)  # made now, not at the first join: by then the file was copied to other machines
     joining = msgspec.convert(parts.options.get("joining", {}), Joining)
     hosts = Hosts(database, Credentials(joining, session, parts.secrets), Records(session))
     insight = Insight(

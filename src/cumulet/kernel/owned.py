@@ -21,8 +21,8 @@ from cumulet.kernel.saga import Saga
 
 READ = "cumulet:owned"
 """The policy rule of every service's answer."""
-CHECK = "role:admin or role:service"
-"""Its default: what belongs to whom is told to the checker and to operators."""
+CHECK = "role:admin"
+"""Its default: what belongs to whom is told to the checker and to operators, not to hosts."""
 PAGE = 500
 
 Reader = Callable[[Any, str, int], Awaitable[list[Row]]]
@@ -99,7 +99,7 @@ def usage(
         async def body(tx: Transaction) -> None:
             counted = (await count(tx)).get((project_id, resource), 0)
             row = (table.c.project_id == project_id) & (table.c.resource == resource)
-            if not await tx.run(table.update().where(row).values(used=counted)):
+            if not await tx.run(table.update().where(row).values(used=counted)) and counted:
                 await tx.insert(table, {"project_id": project_id, "resource": resource, "used": counted})
 
         await database(service).run(body)

@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from cumulet.insight.check.facts import SOURCES
 from cumulet.placement.api import ROUTES
 from tests.cloud import Reply
 from tests.contract.insight.joining import World, joinable_cloud
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 HOST = "edge"
+SERVICES = {type_: type_ if type_ != "block-storage" else "volume" for type_ in SOURCES}
+"""Catalogue type → where the front door has the service."""
+RECOUNTED = ("/compute/v2.1", "/network/v2.0", "/volume/v3")
 
 
 @dataclass
@@ -191,7 +195,17 @@ async def test_its_events_are_about_its_own_servers_only(host: Host) -> None:
         ("GET", "/compute/v2.1/os-services"), ("GET", "/compute/v2.1/os-hypervisors"), ("GET", "/identity/v3/users"),
         ("GET", "/identity/v3/projects"), ("GET", "/cumulet/v1/roles"), ("DELETE", "/cumulet/v1/hosts/node-1"),
         ("GET", "/volume/v3/cumulet/hosts/node-1"), ("GET", "/volume/v3/os-services"),
+        *(("GET", f"/{service}{SOURCES[type_]}") for type_, service in SERVICES.items()),
     ],
 )  # fmt: skip
 async def test_it_is_no_administrator(host: Host, method: str, path: str) -> None:
     assert (await host.call(method, path)).status == 403
+
+
+@pytest.mark.parametrize("prefix", RECOUNTED)
+async def test_a_count_is_the_checker_s_and_makes_no_rows(host: Host, prefix: str) -> None:
+    path, junk = f"{prefix}/cumulet/recount", {"project_id": "junk0", "resource": "junk"}
+    assert (await host.call("POST", path, junk)).status == 403
+    assert (await host.call("POST", path, junk, token=host.world.admin)).status == 204
+    told = await host.call("GET", f"{prefix}/cumulet/owned?kind=usage", token=host.world.admin)
+    assert not [one for one in told.json["owned"] if one["project_id"] == "junk0"]

@@ -12,14 +12,21 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import select
 
 from cumulet.insight.logic import hosts as logic
 from cumulet.insight.logic.throttle import Throttle
+from cumulet.insight.models import HOSTS, JOIN_TOKENS
 from cumulet.kernel import clock
-from tests.cloud import running_cloud
+from tests.cloud import Reply, running_cloud
 from tests.contract.insight.joining import BASE, CLAIM, SECTION, World, joinable_cloud
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def hosts_of(world: World) -> logic.Hosts:
+    hosts: logic.Hosts = world.cloud.cloud.services["insight"].roles[0].app.service.hosts
+    return hosts
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -66,11 +73,13 @@ async def test_nothing_of_the_cloud_s_own_is_told(world: World) -> None:
 
 
 async def test_only_hashes_are_kept(world: World) -> None:
-    token = await world.token()
+    token, database = await world.token(), hosts_of(world).database
     told = (await world.join(token, "hashed")).json
-    kept = b"".join(path.read_bytes() for path in world.cloud.cloud.data.glob("insight.db*"))
+    rows = [row for table in (HOSTS, JOIN_TOKENS) for row in await database.all(select(table))]
+    kept = {str(value) for row in rows for value in row.values()}
+    assert kept >= {"hashed", logic.digest(token), logic.digest(CLAIM)}
     for secret in (token, CLAIM, told["secrets"]["host"], told["secrets"]["bus"]):
-        assert secret.encode() not in kept
+        assert not [value for value in kept if secret in value]
 
 
 # ---- tokens
@@ -128,6 +137,19 @@ async def test_two_at_once_do_not_share_a_token(world: World) -> None:
     assert sorted(reply.status for reply in replies) == [201] + [403] * 5
 
 
+async def test_two_at_once_do_not_share_a_name(world: World) -> None:
+    """Two machines that both have the name of their image: one is the host, with passwords that work."""
+    asked = [(await world.token(), str(n) * 43) for n in range(3)]
+    replies = await asyncio.gather(*(world.join(token, "twin", claim) for token, claim in asked))
+    assert sorted(reply.status for reply in replies) == [201, 409, 409]
+    for (token, claim), reply in zip(asked, replies, strict=True):
+        if reply.status == 201:
+            assert (await world.login("twin", reply.json["secrets"]["host"])).status == 201
+        else:
+            assert "cumulet host token --for twin" in reply.json["error"]["message"]
+            assert (await world.join(token, f"twin-{claim[0]}", claim)).status == 201, "the token was not used up"
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "-a", ".*", "a\n", "ä", "a" * 129, "a+b", "x$(y)"])
 async def test_hostile_names(world: World, name: str) -> None:
     token = await world.token()
@@ -138,7 +160,7 @@ async def test_hostile_names(world: World, name: str) -> None:
 
 async def test_who_guesses_is_slowed_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     throttle = Throttle(3)
-    monkeypatch.setattr(world.cloud.cloud.services["insight"].roles[0].app.service.hosts, "throttle", throttle)
+    monkeypatch.setattr(hosts_of(world), "throttle", throttle)
     statuses = [(await world.join("g" * 43, "guess")).status for _ in range(5)]
     assert statuses == [403, 403, 403, 429, 429]
     reply = await world.join(await world.token(), "guess")
@@ -173,7 +195,7 @@ async def test_a_join_that_broke_is_repeated(world: World) -> None:
 
 
 async def test_a_join_that_nobody_finishes_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts: logic.Hosts = world.cloud.cloud.services["insight"].roles[0].app.service.hosts
+    hosts = hosts_of(world)
     token = await world.token(seconds=60)
     world.broker.broken = True
     assert (await world.join(token, "half")).status == 503
@@ -186,6 +208,48 @@ async def test_a_join_that_nobody_finishes_leaves_nothing(world: World, monkeypa
     await hosts.sweep()
     assert await world.users("half") == []
     assert "half" not in {one["name"] for one in await hosts.listed()}
+
+
+async def test_a_host_that_came_while_its_end_was_near(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep saw a join that nobody finished; before it undoes that, the host joins."""
+    hosts = hosts_of(world)
+    world.broker.broken = True
+    assert (await world.join(await world.token(seconds=60), "late-comer")).status == 503
+    world.broker.broken = False
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now + 61)
+    token = await world.token(host="late-comer", seconds=600)
+    told: list[Reply] = []
+    is_known = hosts.records.is_known
+
+    async def meanwhile(host: str) -> bool:
+        if host == "late-comer" and not told:
+            told.append(await world.join(token, host, "l" * 43))
+        return await is_known(host)
+
+    monkeypatch.setattr(hosts.records, "is_known", meanwhile)
+    await hosts.sweep()
+    assert [reply.status for reply in told] == [201]
+    assert (await world.login("late-comer", told[0].json["secrets"]["host"])).status == 201
+    shown = await listed(world, "late-comer")
+    assert shown is not None
+    assert shown["state"] == "joined"
+
+
+async def test_a_join_that_a_removal_overtook_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = hosts_of(world)
+    ensure = hosts.credentials.ensure
+
+    async def late(host: str, claim: str) -> dict[str, Any]:
+        monkeypatch.undo()
+        assert (await world.call("DELETE", "/hosts/overtaken")).status == 204
+        return await ensure(host, claim)
+
+    monkeypatch.setattr(hosts.credentials, "ensure", late)
+    reply = await world.join(await world.token(), "overtaken")
+    assert (reply.status, "was removed" in reply.json["error"]["message"]) == (409, True)
+    assert await world.users("overtaken") == []
+    assert "cumulet-host+overtaken+cloud" not in world.broker.users
 
 
 # ---- maintenance and removal
@@ -258,12 +322,68 @@ async def test_a_removal_that_broke_is_finished(world: World, monkeypatch: pytes
     shown = await listed(world, "stuck")
     assert shown is not None
     assert shown["state"] == "removing"
-    hosts: logic.Hosts = world.cloud.cloud.services["insight"].roles[0].app.service.hosts
+    hosts = hosts_of(world)
     now = clock.now()
     monkeypatch.setattr(clock, "now", lambda: now + 61)
     await hosts.sweep()
     assert await listed(world, "stuck") is None
     assert await world.users("stuck") == []
+
+
+async def test_a_removal_that_a_join_overtook(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator meant the machine that was there."""
+    await world.join(await world.token(), "replaced")
+    token = await world.token(host="replaced")
+    told: list[Reply] = []
+    hosts = hosts_of(world)
+    node = hosts.records.node
+
+    async def meanwhile(host: str) -> str | None:
+        told.append(await world.join(token, host, "w" * 43))
+        return await node(host)
+
+    monkeypatch.setattr(hosts.records, "node", meanwhile)
+    reply = await world.call("DELETE", "/hosts/replaced")
+    assert (reply.status, "joined again" in reply.json["error"]["message"]) == (409, True)
+    assert [one.status for one in told] == [201]
+    assert (await world.login("replaced", told[0].json["secrets"]["host"])).status == 201
+
+
+async def test_a_removal_is_given_up_when_something_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off half-way, then a volume is there: the host stays, can be used, and can be removed later."""
+    async with joinable_cloud(tmp_path / "cloud") as world:
+        hosts = hosts_of(world)
+        await until(lambda: listed(world, "node-1"))
+        told = (await world.join(await world.token(host="node-1"), "node-1")).json
+        world.broker.broken = True
+        assert (await world.call("DELETE", "/hosts/node-1")).status == 503
+        world.broker.broken = False
+        backends = (await world.cloud.request("GET", "/volume/v3/os-services", token=world.admin)).json["services"]
+        for one in backends:
+            if one["binary"] == "cinder-volume":
+                named = {"host": one["host"], "binary": one["binary"]}
+                enabled = await world.cloud.request("PUT", "/volume/v3/os-services/enable", named, token=world.admin)
+                assert enabled.status == 200
+        made = await world.cloud.request("POST", "/volume/v3/volumes", {"volume": {"size": 1}}, token=world.admin)
+        where = f"/volume/v3/volumes/{made.json['volume']['id']}"
+
+        async def available() -> bool:
+            shown = await world.cloud.request("GET", where, token=world.admin)
+            return bool(shown.json["volume"]["status"] == "available")
+
+        await until(available)
+        now = clock.now()
+        with monkeypatch.context() as later:
+            later.setattr(clock, "now", lambda: now + 61)
+            await hosts.sweep()
+        shown = await listed(world, "node-1")
+        assert shown is not None
+        assert shown["state"] == "joined"
+        assert (await world.login("node-1", told["secrets"]["host"])).status == 201
+        mine = {"host": "node-1", "claim": CLAIM}
+        assert (await world.call("POST", "/join/standing", mine, token="")).json["state"] == "joined"
+        refused = await world.call("DELETE", "/hosts/node-1")
+        assert (refused.status, made.json["volume"]["id"] in refused.json["error"]["message"]) == (409, True)
 
 
 @pytest.mark.alone
@@ -273,3 +393,5 @@ async def test_a_cloud_of_one_process_has_no_other_hosts(tmp_path: Path) -> None
         assert (reply.status, "runs in one process" in reply.json["error"]["message"]) == (409, True)
         body = {"token": "t" * 43, "host": "h", "claim": CLAIM}
         assert (await cloud.request("POST", f"{BASE}/join", body)).status == 409
+        kept = json.loads((tmp_path / "secrets.json").read_text())
+        assert "hosts" in kept, "it is there before operators copy the file to other machines"

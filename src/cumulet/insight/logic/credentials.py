@@ -20,7 +20,9 @@ from cumulet.kernel.hostnames import user_of_host
 from cumulet.kernel.registry import HOST_SECRET, METADATA_KEY
 from cumulet.kernel.secrets import SecretFile, derive
 
-_DERIVING, _METADATA = "hosts", "metadata"
+DERIVING: Final = "hosts"
+"""The secret from which those of hosts are derived; the same on every machine."""
+_METADATA = "metadata"
 _SYNTAX = "-aA1"
 """For clouds whose rule for passwords asks for each kind of character."""
 _EXEMPT: Final = {
@@ -108,7 +110,7 @@ class Credentials:
     # ---- parts
 
     def _password(self, purpose: str, host: str, claim: str) -> str:
-        return derive(self._secrets.get(_DERIVING), purpose, host, claim) + _SYNTAX
+        return derive(self._secrets.get(DERIVING), purpose, host, claim) + _SYNTAX
 
     def _broker(self) -> Broker:
         password = self._secrets.get("bus_management") if self._secrets.known("bus_management") else ""

@@ -5,7 +5,8 @@ Invariants: a join token is claimed by one host, once, before it expires; only
 hashes of tokens and claims are stored. A host's passwords are derived from its
 claim (a secret that the host itself chose) and the cloud's own, so every step
 is an ensure: a join or a removal that was cut off is finished by repeating it,
-and a join that nobody repeats is undone when its token expires.
+and a join that nobody repeats is undone when its token expires. Whether a host
+may change its state is decided in the transaction that changes it.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class Hosts:
             return await tx.run(HOSTS.update().where(mine).values(state=JOINED, changed_at=clock.now()))
 
         if not await self.database.run(done):
+            await self._put_right(host)
             raise Conflict(f"Host {host} was removed, or joined again, while it joined.")
         _log.info("host %s joined", host)
         return told
@@ -114,31 +116,42 @@ class Hosts:
         return row if good else None
 
     async def _ensure_new(self, host: str) -> None:
-        """Raise Conflict for the name of a host that is there: a token for any host gives nobody another's place."""
+        """Raise Conflict for the name of a host that is there: a token for any host gives nobody another's place.
+
+        This look finds those with shared credentials, too; `_claim` decides about those with their own.
+        """
         row = await self.database.first(select(HOSTS).where(HOSTS.c.name == host, HOSTS.c.state != REMOVED))
         if row is not None or await self.records.is_known(host):
-            raise Conflict(
-                f"A host named {host} is in this cloud already. If this machine is that host, let it join again with a "
-                f"token of its own (cumulet host token --for {host}); else give it another name (--name)."
-            )
+            raise _taken(host)
 
     async def _claim(self, tx: Transaction, token: str, host: str, claimed: str) -> bool:
+        """The token is this host's, and the name too; False for a token that is not good, Conflict for the name."""
         row = await self._good(token, host, claimed, tx)
         if row is None:
             return False
         now = clock.now()
-        if row["claim"] is None:
-            mine = JOIN_TOKENS.c.hash == row["hash"]
-            await tx.run(JOIN_TOKENS.update().where(mine).values(claim=claimed, claimed_by=host, claimed_at=now))
         before = await tx.first(select(HOSTS).where(HOSTS.c.name == host))
         values = {"claim": claimed, "state": JOINING, "changed_at": now, "until": row["expires_at"], "node": None}
         if before is None:
             await tx.insert(HOSTS, {"name": host, "created_at": now, **values})
         elif before["state"] == REMOVING:
-            return False
+            raise Conflict(f"Host {host} is just being removed; try again in a minute.")
+        elif before["state"] != REMOVED and before["claim"] != claimed and row["host"] is None:
+            raise _taken(host)
         elif before["claim"] != claimed or before["state"] == REMOVED:
             await tx.run(HOSTS.update().where(HOSTS.c.name == host).values(**values))
+        if row["claim"] is None:
+            mine = JOIN_TOKENS.c.hash == row["hash"]
+            await tx.run(JOIN_TOKENS.update().where(mine).values(claim=claimed, claimed_by=host, claimed_at=now))
         return True
+
+    async def _put_right(self, host: str) -> None:
+        """After a join that came too late: the credentials are those of the host that is there, or there are none."""
+        row = await self.database.first(select(HOSTS).where(HOSTS.c.name == host))
+        if row is not None and row["state"] in (JOINING, JOINED):
+            await self.credentials.ensure(host, row["claim"])
+        else:
+            await self.credentials.drop(host)
 
     async def standing(self, *, host: str, claim: str, remote: str) -> str:
         """What became of the host that proves itself by its claim: joined or removed. Raises Forbidden."""
@@ -198,11 +211,18 @@ class Hosts:
             raise refused(host, there)
         node = await self.records.node(host)
 
-        async def begin(tx: Transaction) -> None:
+        async def begin(tx: Transaction) -> bool:
+            there = await tx.first(select(HOSTS).where(HOSTS.c.name == host, HOSTS.c.state != REMOVED))
+            if (there or {}).get("claim") != (row or {}).get("claim"):
+                return False
             values = {"state": REMOVING, "changed_at": clock.now(), **({"node": node} if node else {})}
-            await tx.run(HOSTS.update().where(HOSTS.c.name == host).values(**values))
+            await tx.run(HOSTS.update().where(HOSTS.c.name == host, HOSTS.c.state != REMOVED).values(**values))
+            return True
 
-        await self.database.run(begin)
+        if not await self.database.run(begin):
+            if open_before:
+                await self.records.take_again(host)
+            raise Conflict(f"Host {host} joined again meanwhile, or was removed; look again.")
         try:
             await self._finish(host, node or (row or {}).get("node"), own=row is not None)
         except Conflict as fault:
@@ -214,8 +234,8 @@ class Hosts:
         if row is not None:
 
             async def back(tx: Transaction) -> None:
-                again = {"state": JOINED, "changed_at": clock.now()}
-                await tx.run(HOSTS.update().where(HOSTS.c.name == host).values(**again))
+                mine = (HOSTS.c.name == host) & (HOSTS.c.state == REMOVING) & (HOSTS.c.claim == row["claim"])
+                await tx.run(HOSTS.update().where(mine).values(state=JOINED, changed_at=clock.now()))
 
             await self.credentials.ensure(host, row["claim"])
             await self.database.run(back)
@@ -233,8 +253,8 @@ class Hosts:
             await self.credentials.drop(host)
 
         async def body(tx: Transaction) -> None:
-            gone = {"state": REMOVED, "changed_at": clock.now(), "node": None}
-            await tx.run(HOSTS.update().where(HOSTS.c.name == host).values(**gone))
+            mine = (HOSTS.c.name == host) & (HOSTS.c.state == REMOVING)
+            await tx.run(HOSTS.update().where(mine).values(state=REMOVED, changed_at=clock.now(), node=None))
             await tx.run(PROCESSES.delete().where(PROCESSES.c.host == host, PROCESSES.c.seen_at < clock.now()))
 
         await self.database.run(body)
@@ -254,10 +274,7 @@ class Hosts:
             if row["state"] == REMOVING and row["changed_at"] > now - 60:
                 continue  # somebody is at it
             try:
-                if row["state"] == JOINING and await self.records.is_known(row["name"]):
-                    await self._stays(row)
-                else:
-                    await self._finish(row["name"], row["node"], own=True)
+                await self._end(row)
             except Fault as fault:
                 _log.warning("host %s can't be forgotten yet: %s", row["name"], fault.message)
 
@@ -267,14 +284,32 @@ class Hosts:
 
         await self.database.run(body, durable=False)
 
-    async def _stays(self, row: Row) -> None:
-        """A host that was to join again and did not finish is a host all the same: it may do so later."""
+    async def _end(self, row: Row) -> None:
+        """Finish what one host's row says, unless somebody has taken it up since it was read."""
+        if row["state"] == JOINING and await self.records.is_known(row["name"]):
+            await self._turn(row, JOINED)  # a host that was to join again is one all the same: it may do so later
+        elif await self._turn(row, REMOVING):
+            try:
+                await self._finish(row["name"], row["node"], own=True)
+            except Conflict as fault:
+                _log.warning("host %s is not removed after all: %s", row["name"], fault.message)
+                await self._keep_after_all(row["name"], row, False)
 
-        async def body(tx: Transaction) -> None:
-            mine = (HOSTS.c.name == row["name"]) & (HOSTS.c.claim == row["claim"])
-            await tx.run(HOSTS.update().where(mine).values(state=JOINED, changed_at=clock.now()))
+    async def _turn(self, row: Row, state: str) -> bool:
+        """Set a host's state; False when it is no longer as it was read."""
+        as_read = [HOSTS.c[name] == row[name] for name in ("name", "claim", "state", "changed_at")]
 
-        await self.database.run(body)
+        async def body(tx: Transaction) -> bool:
+            return bool(await tx.run(HOSTS.update().where(*as_read).values(state=state, changed_at=clock.now())))
+
+        return await self.database.run(body)
+
+
+def _taken(host: str) -> Conflict:
+    return Conflict(
+        f"A host named {host} is in this cloud already. If this machine is that host, let it join again with a "
+        f"token of its own (cumulet host token --for {host}); else give it another name (--name)."
+    )
 
 
 def _shown(name: str, own: Row | None, service: Any, agent: Any) -> dict[str, Any]:
