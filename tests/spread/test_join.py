@@ -8,6 +8,7 @@ import json
 import time
 import tomllib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,21 +101,27 @@ async def image_of(cloud: Spread, visibility: str = "private") -> str:
     return identity
 
 
+async def asked(cloud: Spread, **more: Any) -> str:
+    """The path of a new server, without a network unless one is named; nobody waited for it."""
+    flavors = await rows(cloud, "/compute/v2.1/flavors", "flavors")
+    wanted = {
+        "name": "on-joined", "imageRef": await image_of(cloud), "networks": "none",
+        "flavorRef": next(one["id"] for one in flavors if one["name"] == "m1.nano"), **more,
+    }  # fmt: skip
+    version = {"openstack-api-version": "compute 2.37"}
+    reply = await cloud.request("POST", "/compute/v2.1/servers", {"server": wanted}, headers=version)
+    assert reply.status == 202, reply.data
+    return f"/compute/v2.1/servers/{reply.json['server']['id']}"
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def server(spread: Spread, hosts: tuple[str, str]) -> AsyncIterator[dict[str, Any]]:
     """A server on the first joined host, with a network of its own and a volume."""
-    flavors = await rows(spread, "/compute/v2.1/flavors", "flavors")
     network = (await spread.request("POST", "/network/v2.0/networks", {"network": {"name": "j"}})).json["network"]
     subnet = {"network_id": network["id"], "cidr": "10.78.0.0/24", "ip_version": 4}
     assert (await spread.request("POST", "/network/v2.0/subnets", {"subnet": subnet})).status == 201
-    wanted = {
-        "name": "on-joined", "imageRef": await image_of(spread), "networks": [{"uuid": network["id"]}],
-        "flavorRef": next(one["id"] for one in flavors if one["name"] == "m1.nano"),
-        "availability_zone": f"nova:{hosts[0]}",
-    }  # fmt: skip
-    reply = await spread.request("POST", "/compute/v2.1/servers", {"server": wanted})
-    assert reply.status == 202, reply.data
-    yield await spread.settle(f"/compute/v2.1/servers/{reply.json['server']['id']}", "server", ["ACTIVE"])
+    where = await asked(spread, networks=[{"uuid": network["id"]}], availability_zone=f"nova:{hosts[0]}")
+    yield await spread.settle(where, "server", ["ACTIVE"])
 
 
 async def test_a_server_is_built_there(spread: Spread, server: dict[str, Any], hosts: tuple[str, str]) -> None:
@@ -204,14 +211,46 @@ async def test_it_starts_again_without_a_token(spread: Spread, hosts: tuple[str,
     process = next(one for one in spread.processes if one.name == hosts[1])
     process.popen.kill()
     await process.ended()
+    killed = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
     spread.processes.remove(process)
     again = spread.join(name=hosts[1])
     await again.ready()
-    shown = await eventually(lambda: agent(spread, hosts[1]))
-    assert shown["alive"]
+
+    async def heard() -> bool:
+        shown = await agent(spread, hosts[1])
+        return shown is not None and shown["alive"] and shown["heartbeat_timestamp"] > killed
+
+    await eventually(heard)
 
 
 async def test_nothing_new_is_put_on_a_host_that_rests(spread: Spread, hosts: tuple[str, str]) -> None:
+    """With all hosts resting no server finds a place; with one that rests no more, it is there."""
+
+    async def ended(where: str) -> str:
+        status: str = (await spread.request("GET", where)).json["server"]["status"]
+        return "" if status == "BUILD" else status
+
+    everywhere = ("host-0", *hosts)
+    for name in everywhere:
+        await command(spread, "host", "maintenance", name)
+    try:
+        nowhere = await asked(spread)
+        assert await eventually(lambda: ended(nowhere)) == "ERROR"
+        shown = (await spread.request("GET", nowhere)).json["server"]
+        assert (shown["OS-EXT-SRV-ATTR:host"], shown["fault"]["message"][:13]) == (None, "No valid host")
+        await command(spread, "host", "maintenance", hosts[1], "--off")
+        there = await asked(spread)
+        assert await eventually(lambda: ended(there)) == "ACTIVE"
+        assert (await spread.request("GET", there)).json["server"]["OS-EXT-SRV-ATTR:host"] == hosts[1]
+        for where in (nowhere, there):
+            assert (await spread.request("DELETE", where)).status == 204
+            await spread.gone(where)
+    finally:
+        for name in everywhere:
+            await command(spread, "host", "maintenance", name, "--off")
+
+
+async def test_maintenance_is_the_published_one(spread: Spread, hosts: tuple[str, str]) -> None:
     shown = await command(spread, "host", "maintenance", hosts[1], "--reason", "new fans")
     assert (shown["maintenance"], shown["reason"]) == (True, "new fans")
     path = f"/compute/v2.1/os-services?host={hosts[1]}"
