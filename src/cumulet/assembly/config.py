@@ -83,8 +83,10 @@ def cloud_config(settings: Settings) -> CloudConfig:
         _check_url("[cloud] url", config.url, ("http", "https"))
     if config.ca:
         trust(config)  # whether it can be read
-        config.database = _with(config.database, "sslrootcert", config.ca, where=_verifies(config.database))
-        config.bus = _with(config.bus, "cafile", config.ca, where=config.bus.startswith("amqps://"))
+        if _verifies(config.database):
+            config.database = with_parameter(config.database, "sslrootcert", config.ca)
+        if config.bus.startswith("amqps://"):
+            config.bus = with_parameter(config.bus, "cafile", config.ca)
     return config
 
 
@@ -135,10 +137,10 @@ def _verifies(database: str) -> bool:
     return parse_qs(urlsplit(database).query).get("sslmode", [""])[0] in ("verify-ca", "verify-full")
 
 
-def _with(url: str, key: str, value: str, *, where: bool) -> str:
+def with_parameter(url: str, key: str, value: str) -> str:
     """The URL with one more parameter, unless it names its own."""
     query = url.partition("?")[2]
-    if not where or key in parse_qs(query):
+    if key in parse_qs(query):
         return url
     return f"{url}{'&' if query else '?'}{key}={quote(value, safe='')}"
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from cumulet.assembly.asking import JoinError, ask, own_address, parsed
-from cumulet.assembly.config import OF_HOSTS, check_other_sections, cloud_config
+from cumulet.assembly.config import OF_HOSTS, check_other_sections, cloud_config, with_parameter
 from cumulet.assembly.place import Place, Taken
 from cumulet.assembly.table import SERVICES
 from cumulet.kernel import ids
@@ -181,21 +181,29 @@ def _laid(told: Told, data: Path, local: Mapping[str, Any], address: str | None)
     cloud = settings["cloud"]
     cloud["host"] = told.host
     if told.bus_ca is not None:
-        cloud["bus"] += f"?cafile={data / 'bus-ca.pem'}"
+        cloud["bus"] = with_parameter(cloud["bus"], "cafile", str(data / "bus-ca.pem"))
     if told.ca is not None:
         cloud["ca"] = str(data / "ca.pem")
     if address is not None:
         settings.setdefault("network", {})["underlay_address"] = address
-    for name, values in local.items():
-        settings.setdefault(name, {}).update(values)
+    settings = _over(settings, local)
     cloud_config(Settings(settings, environ={}))
     return settings
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, key by key at every depth; where both say something, what is above holds."""
+    both = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+            both[key] = _over(below[key], above[key])
+    return both
 
 
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -207,13 +215,21 @@ def toml(settings: Mapping[str, Mapping[str, Any]]) -> str:
     lines = ["# Written by `cumulet join`; yours to change from then on."]
     for name, values in settings.items():
         lines += ["", f"[{name}]"]
-        lines += [f"{json.dumps(key)} = {_value(value)}" for key, value in values.items() if value is not None]
+        lines += [f"{_text(key)} = {_value(value)}" for key, value in values.items() if value is not None]
     return "\n".join(lines) + "\n"
 
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_value(one)}" for key, one in value.items()) + "}"
+        told = [f"{_text(key)} = {_value(one)}" for key, one in value.items() if one is not None]
+        return "{" + ", ".join(told) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_value(one) for one in value) + "]"
-    return json.dumps(value)  # JSON's strings, numbers and truth values are TOML's
+    if isinstance(value, str):
+        return _text(value)
+    return repr(value) if isinstance(value, float) else json.dumps(value)
+
+
+def _text(text: str) -> str:
+    """JSON's strings are TOML's, but for surrogates, which TOML knows none of, and DEL, which JSON lets stand."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -41,8 +41,8 @@ class Settings:
         if path is None or not path.exists():
             return cls()
         try:
-            return cls(tomllib.loads(path.read_text()))
-        except tomllib.TOMLDecodeError as error:
+            return cls(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path.name}: {error}") from None
 
     def section(self, name: str, model: type[S]) -> S:

@@ -17,9 +17,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cumulet.assembly import asking
+from cumulet.assembly.join import toml
 from cumulet.cli import main
+from cumulet.kernel.bus.names import Address
+from cumulet.kernel.settings import Settings
 from tests.spread.processes import free_port
 from tests.tls import Authority
 
@@ -175,6 +180,30 @@ def test_its_address_on_the_way_there_is_its_underlay(
     monkeypatch.setattr("cumulet.assembly.join.own_address", lambda url: "10.9.8.7")
     assert kept("found") == "10.9.8.7"
     assert kept("said", "--underlay", "10.1.1.1") == "10.1.1.1"
+
+
+def test_its_own_settings_are_laid_over_the_cloud_s(front: Door, tmp_path: Path, authority: Authority) -> None:
+    """Key by key, however deep; a path and a text may hold anything."""
+    data, whole = tmp_path / "a b&c=d?#%é", told(bus_ca=authority.file.read_text())
+    whole["settings"]["volume"] = {"backend": "rbd", "ceph": {"pool": "prod", "user": "c1"}}
+    whole["settings"]["cloud"]["bus"] = whole["settings"]["cloud"]["bus"].replace("amqp:", "amqps:")
+    front.script = nonsense(whole)
+    (tmp_path / "own.toml").write_text('[volume.ceph]\nkeyring = "/k 🔑\\u007f"\nuser = "c2"\n', encoding="utf-8")
+    assert join(data, front.url, TOKEN, "--settings", str(tmp_path / "own.toml"))[0] == 0
+    kept = tomllib.loads((data / "host.toml").read_text(encoding="utf-8"))
+    assert kept["volume"] == {"backend": "rbd", "ceph": {"pool": "prod", "user": "c2", "keyring": "/k 🔑\x7f"}}
+    assert Address.parse(kept["cloud"]["bus"]).ca_file == str(data / "bus-ca.pem")
+    assert Settings.read(data / "host.toml").given("cloud") == kept["cloud"]
+
+
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+_LEAVES = st.one_of(_TEXTS, st.booleans(), st.integers(-(2**62), 2**62), st.floats(allow_nan=False))
+_VALUES = st.recursive(_LEAVES, lambda one: st.lists(one, max_size=3) | st.dictionaries(_TEXTS, one, max_size=3))
+
+
+@given(st.dictionaries(_TEXTS, _VALUES, max_size=4))
+def test_whatever_is_written_is_read(values: dict[str, Any]) -> None:
+    assert tomllib.loads(toml({"section": values})) == {"section": values}
 
 
 def test_the_way_to_an_address_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
