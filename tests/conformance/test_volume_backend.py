@@ -278,3 +278,14 @@ async def test_a_full_file_system_leaves_nothing(tmp_path: Path) -> None:
     finally:
         pool.close()
         await asyncio.to_thread(subprocess.run, ["umount", str(folder)], check=True)
+
+
+async def test_who_reads_an_images_content_sees_no_other_file(files: FileBackend, tmp_path: Path) -> None:
+    """Should an image that names another file ever get this far, its reader can't open that file."""
+    secret, image = tmp_path / "secret.raw", tmp_path / "image.qcow2"
+    secret.write_bytes(b"a secret of the host" * 4096)
+    make = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(secret), "-F", "raw", str(image), "1G"]
+    subprocess.run(make, check=True)
+    with pytest.raises(BackendError, match="can't read or write"):
+        await files.ensure_from_image(ids.new_uuid(), 1, str(image), "qcow2")
+    assert await files.volumes() == []

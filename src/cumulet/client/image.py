@@ -18,12 +18,13 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from cumulet.client.session import ServiceSession, fault_of_reply
-from cumulet.kernel import ids
+from cumulet.kernel import clock, ids
 from cumulet.kernel.disks import Inspection, Refused
 from cumulet.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 from cumulet.kernel.pools import Pool
 
 _TYPE = "image"
+_ADDRESS_SECONDS = 60.0
 _TRANSFER = 6 * 3600.0
 """Seconds that one transfer of image data may take in all."""
 _ATTRIBUTES = frozenset({
@@ -63,6 +64,7 @@ class ImageClient:
 
     def __init__(self, session: ServiceSession) -> None:
         self._session = session
+        self._address: tuple[str, float] | None = None
 
     async def image(self, image_id: str, *, as_service: bool = False) -> ImageRecord:
         """One image; raises NotFound."""
@@ -132,7 +134,12 @@ class ImageClient:
         return _record(await self._session.call(_TYPE, "PATCH", path, patch, headers=headers, as_service=as_service))
 
     async def address(self) -> str:
-        """The public URL of the service, as the catalogue has it; raises NotFound where it has none."""
+        """The public URL of the service, as the catalogue has it or had it a minute ago; NotFound where it has none."""
+        if self._address is None or self._address[1] < clock.monotonic():
+            self._address = await self._look_up(), clock.monotonic() + _ADDRESS_SECONDS
+        return self._address[0]
+
+    async def _look_up(self) -> str:
         services = await self._session.call("identity", "GET", f"/v3/services?type={_TYPE}", as_service=True)
         for one in services["services"]:
             where = f"/v3/endpoints?interface=public&service_id={quote(one['id'], safe='')}"

@@ -16,6 +16,7 @@ import pytest_asyncio
 from cumulet.client.session import ServiceSession
 from cumulet.client.transport import LocalTransport
 from cumulet.compute.metadata.app import signature
+from cumulet.compute.models import SERVERS
 from cumulet.kernel.secrets import derive
 from tests.cloud import PASSWORD, Reply
 from tests.contract.compute.conftest import DEADLINE, Caller, World, new_image
@@ -254,7 +255,7 @@ async def test_a_port_of_another_project_makes_nobody_a_servers_guest(world: Wor
     await world.demo.gone(victim["id"])
 
 
-async def asked(world: World, network_id: str, address: str) -> tuple[int, bytes]:
+async def asked(world: World, network_id: str, address: str, name: str = "user_data") -> tuple[int, bytes]:
     """What the metadata API tells a proxy of this network's host; the body of an answer with success only."""
     parts = world.cloud.cloud.parts
     host = parts.host
@@ -264,9 +265,42 @@ async def asked(world: World, network_id: str, address: str) -> tuple[int, bytes
         "x-cumulet-signature": signed,
     }  # fmt: skip
     app = LocalTransport(parts.options["metadata_app"], "", "metadata")
-    reply = await app.send("GET", "/openstack/latest/user_data", headers)
+    reply = await app.send("GET", f"/openstack/latest/{name}", headers)
     data = await reply.read()
     return reply.status, data if reply.status == 200 else b""
+
+
+async def test_a_host_that_serves_a_network_is_looked_up_once(
+    world: World, kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many guests ask at the same moment, all of them on other hosts than the network's DHCP server."""
+    metadata: Any = world.cloud.cloud.parts.options["metadata_app"]
+    compute = metadata._compute
+    real, asked_for = compute.network.ports, []
+
+    async def counted(**filters: Any) -> Any:
+        asked_for.append(filters)
+        return await real(**filters)
+
+    async def moved(host: str) -> None:
+        async def body(tx: Any) -> None:
+            await tx.run(SERVERS.update().where(SERVERS.c.id == kept["id"]).values(host=host))
+
+        await compute.db.run(body)
+
+    address = next(one["addr"] for found in kept["addresses"].values() for one in found)
+    metadata._served.clear()
+    monkeypatch.setattr(compute.network, "ports", counted)
+    await moved("elsewhere")
+    try:
+        answers = await asyncio.gather(*(asked(world, world.network, address, "meta_data.json") for _ in range(5)))
+    finally:
+        await moved(world.cloud.cloud.parts.host)
+    assert [status for status, _ in answers] == [200] * 5
+    assert [one["network_id"] for one in asked_for] == [world.network]
+    owners = {port.device_owner for port in await real(**asked_for[0])}
+    assert "network:dhcp" in owners
+    assert owners <= {"network:dhcp", "network:router_interface"}
 
 
 async def test_no_more_servers_are_named_than_fit(world: World) -> None:

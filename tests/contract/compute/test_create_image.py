@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
+from cumulet.kernel.errors import Unavailable
 from tests.contract.compute.conftest import DEADLINE, Caller, World, new_image
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -292,3 +293,30 @@ async def test_an_image_is_looked_up_once(world: World, monkeypatch: pytest.Monk
     reply = await world.demo.post("/servers", world.body(networks="none", min_count=1000))
     assert reply.status == 403  # over quota, after all disks were looked at
     assert asked == [world.image]
+
+
+async def test_nothing_is_begun_while_the_answer_can_not_be_given(
+    world: World, kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer names the image's address, which identity knows: it is asked before anything is accepted."""
+    compute = next(r for r in world.cloud.cloud.services["compute"].roles if r.name == "compute-api").app.service
+    real = compute.image._look_up
+    asked: list[str] = []
+
+    async def away() -> str:
+        raise Unavailable("identity is away")
+
+    async def counted() -> str:
+        asked.append("identity")
+        return str(await real())
+
+    monkeypatch.setattr(compute.image, "_address", None)
+    monkeypatch.setattr(compute.image, "_look_up", away)
+    before = (await world.demo.get(f"/servers/{kept['id']}/os-instance-actions")).json
+    assert (await world.demo.act(kept["id"], "createImage", {"name": "no"})).status == 503
+    assert (await world.demo.get(f"/servers/{kept['id']}/os-instance-actions")).json == before
+    monkeypatch.setattr(compute.image, "_look_up", counted)
+    for _ in range(2):
+        await until_active(world, await make(world, kept["id"]))
+        await world.demo.until(kept["id"], "ACTIVE")
+    assert asked == ["identity"]

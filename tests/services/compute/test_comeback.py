@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,7 @@ async def test_a_guest_without_its_disk_is_an_error_with_the_reason(tmp_path: Pa
     async with furnished(tmp_path) as rig:
         await _reported(rig)
         await _age(rig)
+        await rig.change("compute", SERVERS.update().values(config_drive=True))
         host = _host(rig)
         host.knobs = msgspec.structs.replace(host.knobs, loses_disks=True)
         host.lose_power(forgetful=True)
@@ -160,6 +162,43 @@ async def test_a_guest_without_its_disk_is_an_error_with_the_reason(tmp_path: Pa
         assert shown["status"] == "ERROR"
         assert shown["fault"]["message"] == "The guest was lost on node-1: its disk is not on the host any more"
         assert await host.guests() == []
+        agent: Any = rig.role("compute", "compute-agent")
+        assert list(agent.tools.drives.iterdir()) == []
         await rig.call("DELETE", f"/compute/v2.1/servers/{rig.server}")
         await rig.until(f"/compute/v2.1/servers/{rig.server}", lambda told: told is None)
         await rig.clean()
+
+
+async def _swept(rig: Rig) -> list[str]:
+    """The images that are left in the host's cache when all of them are old."""
+    role = next(one for one in rig.cloud.cloud.services["compute"].roles if one.name == "compute-agent")
+    agent: Any = role.tasks[0]
+    images = agent.tools.drives.parent / "images"
+    for path in images.iterdir():
+        os.utime(path, (0, 0))
+    await role.tasks[2].run_once()  # type: ignore[attr-defined]
+    return [path.name for path in images.iterdir()]
+
+
+async def test_images_stay_for_a_disk_whose_guest_may_come_back_and_for_nothing_else(tmp_path: Path) -> None:
+    async with furnished(tmp_path) as rig:
+        agent: Any = rig.role("compute", "compute-agent")
+        _host(rig).lose_power(forgetful=True)
+        mine = agent.tools.drives.parent / "guests" / rig.server
+        mine.mkdir(parents=True)
+        (mine / "root.1.qcow2").touch()
+        assert len(await _swept(rig)) == 1
+        (mine / "root.1.qcow2").rename(mine / "console.log")
+        (agent.tools.drives / f"{rig.server}.iso").touch()
+        assert await _swept(rig) == []
+
+
+async def test_a_volume_that_is_just_leaving_does_not_come_back(tmp_path: Path) -> None:
+    async with furnished(tmp_path) as rig:
+        await _reported(rig)
+        await _age(rig)
+        await rig.call("POST", f"/volume/v3/volumes/{rig.volume}/action", {"os-begin_detaching": {}})
+        _host(rig).lose_power(forgetful=True)
+        await _reported(rig)
+        (guest,) = await _host(rig).guests()
+        assert guest.disks == []

@@ -37,7 +37,7 @@ class Rig:
 
     async def until(self, path: str, done: Callable[[Any], bool]) -> Any:
         """The answer of a GET once it is as wanted; None when the thing is gone."""
-        deadline = clock.monotonic() + 20
+        deadline = clock.monotonic() + 120
         while clock.monotonic() < deadline:
             reply = await self.cloud.request("GET", path, token=self.token)
             told = reply.json if reply.status == 200 else None

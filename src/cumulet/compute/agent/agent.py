@@ -200,6 +200,11 @@ class ComputeAgent:
         guests = drives.parent / "guests"
         return sorted(found | {path.name for path in guests.iterdir()} if guests.is_dir() else found)
 
+    def rooted(self) -> set[str]:
+        """Ids of the servers whose root disk is on this host, with or without a guest; blocking."""
+        guests = self.tools.drives.parent / "guests"
+        return {path.parent.name for path in guests.glob("*/root.*")}
+
     @asynccontextmanager
     async def alone(self, server_id: str) -> AsyncIterator[None]:
         """One thing at a time is done with a server's guest."""

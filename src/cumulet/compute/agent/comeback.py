@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 from cumulet.compute import rpc
 from cumulet.compute.agent.build import Tools, is_volume, local_disks
@@ -108,6 +109,8 @@ class Comebacks:
             await tools.hypervisor.ensure_running(plan)
         except GuestLost as error:
             _log.error("guest of %s is lost: %s", server_id, error)
+            if drive is not None:  # nobody will ever read it
+                await tools.files.run(Path(drive).unlink, missing_ok=True)
             await tools.bus.call(rpc.LOST, rpc.Lost(server_id, record.attempt, tools.host, str(error)))
 
     async def _volumes(self, record: rpc.ServerRecord) -> list[GuestDisk]:
@@ -117,6 +120,8 @@ class Comebacks:
             if not is_volume(device) or not device.attachment_id or device.volume_id is None:
                 continue
             try:
+                if (await self._tools.volume.volume(device.volume_id, as_service=True)).status == "detaching":
+                    continue
                 connection = await self._tools.volume.update_attachment(
                     device.attachment_id, self._tools.wiring.connector(), as_service=True
                 )
@@ -126,7 +131,7 @@ class Comebacks:
             wished = device.device_name if device.boot_index != 0 else None
             disks.append(
                 GuestDisk(
-                    serial=device.volume_id, path=connection.path, format=connection.format, device=wished,
+                    serial=device.volume_id, path=connection.file(), format=connection.format, device=wished,
                     read_only=connection.read_only,
                 )
             )  # fmt: skip

@@ -29,7 +29,7 @@ class Sweeper:
     async def sweep(self) -> None:
         tools = self._agent.tools
         guests = await tools.hypervisor.guests()
-        if set(await tools.files.run(self._agent.files)) - {guest.server_id for guest in guests}:
+        if await tools.files.run(self._agent.rooted) - {guest.server_id for guest in guests}:
             return  # a guest that comes back may stand on an image that no other names
         used = {path for guest in guests for path in guest.bases}
         for name in await tools.cache.evict(used, self._age):

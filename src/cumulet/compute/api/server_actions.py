@@ -67,8 +67,9 @@ async def create_image(request: Request) -> Answer:
         target = {"project_id": row["project_id"], "user_id": row["user_id"]}
         request.enforce("os_compute_api:servers:create_image:allow_volume_backed", target)
     metadata = request.body.get("metadata") or {}
+    where = await compute.image.address()  # asked first: what was accepted must not be answered with a failure
     image_id = await making.create_image(compute, request.context, row, request.body["name"], metadata, devices)
-    headers = {"Location": f"{await compute.image.address()}/v2/images/{image_id}"}
+    headers = {"Location": f"{where}/v2/images/{image_id}"}
     return Answer({"image_id": image_id} if request.since("2.45") else None, headers=headers)
 
 

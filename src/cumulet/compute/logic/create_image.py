@@ -104,10 +104,7 @@ def volumes_of(devices: Sequence[Row]) -> list[VolumeSnapshot]:
 
 
 async def _check_quota(compute: Compute, context: Context, metadata: Mapping[str, str]) -> None:
-    async def body(tx: Transaction) -> dict[str, int]:
-        return dict(await compute.quota.limits_of(tx, context.project_id or ""))
-
-    most = (await compute.db.run(body, durable=False))["metadata_items"]
+    most = (await compute.quota.limits_of(compute.db, context.project_id or ""))["metadata_items"]
     if 0 <= most < len(metadata):
         raise OverQuota("Image metadata limit exceeded")
 

@@ -12,6 +12,7 @@ stranger nothing.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -19,6 +20,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from sqlalchemy import select
 
@@ -38,6 +40,8 @@ SECRET: Final = "metadata"  # noqa: S105 - its name
 _SERVES: Final = 30.0
 """Seconds for which it is believed that a host serves a network."""
 _SERVED: Final = 10_000
+_SERVERS: Final = ["network:dhcp", "network:router_interface"]
+"""Owners of the ports behind which a proxy of metadata listens."""
 MAX_PASSWORD: Final = 1020
 """Most bytes of the (encrypted) password that a guest may leave."""
 NAMES: Final = ("meta_data.json", "password", "user_data", "vendor_data.json", "network_data.json", "vendor_data2.json")
@@ -55,6 +59,7 @@ class MetadataApp:
         self._compute = compute
         self._served: OrderedDict[tuple[str, str], float] = OrderedDict()
         """Network and host → until when the host is believed to serve it."""
+        self._asking: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -119,12 +124,14 @@ class MetadataApp:
 
     async def _serves(self, host: str, network_id: str) -> bool:
         """Whether the host has the DHCP server of the network, or a router on it: their proxies hear all its guests."""
-        if self._served.get((network_id, host), 0.0) > clock.monotonic():
-            return True
-        ports = await self._compute.network.ports(network_id=network_id, as_service=True)
-        if not any(port.host_id == host and port.device_owner.startswith("network:") for port in ports):
-            return False
-        self._served[network_id, host] = clock.monotonic() + _SERVES
+        key = network_id, host
+        async with self._asking.setdefault(key, asyncio.Lock()):  # who waits is answered with the first one's answer
+            if self._served.get(key, 0.0) > clock.monotonic():
+                return True
+            ports = await self._compute.network.ports(network_id=network_id, device_owner=_SERVERS, as_service=True)
+            if all(port.host_id != host for port in ports):
+                return False
+            self._served[key] = clock.monotonic() + _SERVES
         while len(self._served) > _SERVED:
             self._served.popitem(last=False)
         return True

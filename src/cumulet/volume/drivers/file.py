@@ -19,6 +19,7 @@ from pathlib import Path
 import orjson
 
 from cumulet.kernel import ids
+from cumulet.kernel.confined import run_confined
 from cumulet.kernel.pools import Pool, ProgramFailed, run_program
 from cumulet.volume.drivers.model import BackendError, Capacity, Connection, NoSpace
 
@@ -72,7 +73,7 @@ class FileBackend:
         if await self._there(volume_id, size_gib):
             return
         async with self._new(volume_id) as part:
-            await self._copy(path, format, part)
+            await self._copy(path, format, part, hostile=True)
             await self._resize(part, size_gib)
 
     async def ensure_from_location(self, volume_id: str, size_gib: int, location: str, format: str) -> bool:
@@ -195,9 +196,11 @@ class FileBackend:
         else:
             await self._qemu_img("create", "-q", "-f", self._format, str(part), f"{size_gib}G", timeout=60.0)
 
-    async def _copy(self, source: str, format_: str, part: Path) -> None:
+    async def _copy(self, source: str, format_: str, part: Path, *, hostile: bool = False) -> None:
+        """Copy a disk; one that is ``hostile`` came from outside, and who reads it sees nothing else."""
         arguments = ["convert", "-q", "-f", format_, "-O", self._format, source, str(part)]
-        await self._qemu_img(*arguments, timeout=_COPY_SECONDS)
+        confine = (Path(source), part) if hostile else None
+        await self._qemu_img(*arguments, timeout=_COPY_SECONDS, confine=confine)
 
     async def _resize(self, path: Path, size_gib: int) -> None:
         have = await self._size(path)
@@ -220,9 +223,14 @@ class FileBackend:
         elif have < size_gib * GIB:
             await self._qemu_img("resize", "-q", "-f", self._format, str(path), f"{size_gib}G", timeout=600.0)
 
-    async def _qemu_img(self, *arguments: str, timeout: float) -> bytes:
+    async def _qemu_img(self, *arguments: str, timeout: float, confine: tuple[Path, Path] | None = None) -> bytes:
+        """``confine``: the only files that the program may read, and write."""
+        argv = ["qemu-img", *arguments]
         try:
-            done = await run_program(["qemu-img", *arguments], timeout=timeout, limits=_LIMITS)
+            if confine is None:
+                done = await run_program(argv, timeout=timeout, limits=_LIMITS)
+            else:
+                done = await run_confined(argv, read=confine[0], write=confine[1], timeout=timeout, limits=_LIMITS)
         except ProgramFailed as error:
             text = str(error)
             if "No space left" in text or "Disk quota" in text:

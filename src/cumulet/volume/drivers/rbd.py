@@ -16,7 +16,8 @@ from urllib.parse import unquote
 
 from cumulet.kernel import ids
 from cumulet.kernel.ceph import SNAP, Ceph, CephError, CephPlace
-from cumulet.kernel.pools import Pool, ProgramFailed, run_program
+from cumulet.kernel.confined import run_confined
+from cumulet.kernel.pools import Pool, ProgramFailed
 from cumulet.volume.drivers.model import BackendDown, BackendError, Capacity, Connection, NoSpace
 
 GIB = 1024**3
@@ -126,7 +127,7 @@ class RbdBackend:
     async def _convert(self, path: str, format_: str, raw: Path) -> None:
         argv = ["qemu-img", "convert", "-q", "-f", format_, "-O", "raw", path, str(raw)]
         try:
-            await run_program(argv, timeout=_COPY_SECONDS, limits=_LIMITS)
+            await run_confined(argv, read=Path(path), write=raw, timeout=_COPY_SECONDS, limits=_LIMITS)
         except ProgramFailed as error:
             if "No space left" in str(error):
                 raise NoSpace("The host has no room to convert the image.") from None
