@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.cloud import TestCloud, running_cloud
+from tests.contract.identity.company import Company
+from tests.directory import Slapd
 
 CHEAP = {"hash_memory_kib": 8, "hash_passes": 1}
 
@@ -30,3 +32,9 @@ async def postgres_cloud(tmp_path: Path, postgres: str) -> AsyncIterator[TestClo
     settings: dict[str, Any] = {"identity": CHEAP, "cloud": {"database": postgres}}
     async with running_cloud(tmp_path, packages=[], settings=settings) as running:
         yield running
+
+
+@pytest.fixture
+async def company(tmp_path: Path, slapd: Slapd) -> AsyncIterator[Company]:
+    async with running_cloud(tmp_path, packages=[], settings={"identity": CHEAP}) as running:
+        yield await Company(running, slapd).open()

@@ -102,6 +102,7 @@ class Methods:
         key = guess_key(named)
         self._throttle.check(key, address)
         user = await self._naming.user(named)
+        key = self._counted(user, key, address)
         if user is not None and "dn" in user:
             return await self._by_directory(user, password, key, address)
         known = user["password_hash"] if user is not None else None
@@ -130,6 +131,18 @@ class Methods:
             raise Unauthorized
         return user
 
+    def _counted(self, user: Row | None, key: str, address: str, kind: str = "") -> str:
+        """By what guesses at a user are counted who turned out to be meant; raises TooMany.
+
+        That is one count however the user is named (a directory tells no case
+        apart); ``key`` is the one of a name that nobody has.
+        """
+        if user is None:
+            return key
+        key = f"{kind}{user['id']}"
+        self._throttle.check(key, address)
+        return key
+
     async def _renew(self, user_id: str, known: str, password: str) -> None:
         """Replace another maker's hash by ours, unless the password was changed meanwhile."""
         hashed = await self._passwords.hash(password)
@@ -147,6 +160,7 @@ class Methods:
         key = f"totp {guess_key(named)}"
         self._throttle.check(key, address)
         user = await self._naming.user(named)
+        key = self._counted(user, key, address, "totp ")
         passcode = str(named.get("passcode") or "")
         seeds = [row["blob"] for row in await self._credentials.of_user(user["id"], TOTP)] if user is not None else []
         right = [totp.is_passcode(seed, passcode, self._settings.totp_windows) for seed in seeds]
@@ -182,7 +196,7 @@ class Methods:
     async def _by_application_credential(self, sent: dict[str, Any], proof: Proof) -> None:
         table, address = APPLICATION_CREDENTIALS, proof.asked.address
         if sent.get("id"):
-            key = f"credential {sent['id']}"[:300]
+            key = str(sent["id"])
             row = await self._database.first(_CREDENTIAL, {"wanted": sent["id"]})
             if row is None:
                 raise missing("Application Credential", sent["id"])
@@ -191,10 +205,11 @@ class Methods:
                 raise expecting("name or ID", "application credential")
             if not sent.get("user"):
                 raise expecting("user", "application credential")
-            key = f"credential {guess_key(sent['user'])} {sent['name']}"[:300]
             user = await self._naming.user(sent["user"])
+            key = f"{guess_key(sent['user'])} {sent['name']}"
             named = (table.c.user_id == (user["id"] if user else "")) & (table.c.name == sent["name"])
             row = await self._database.first(select(table).where(named))
+        key = f"credential {row['id'] if row is not None else key}"[:300]  # one count however it is named
         self._throttle.check(key, address)
         matches = await self._passwords.matches(sent.get("secret") or "", row["secret_hash"] if row else None)
         if row is None or not matches:
