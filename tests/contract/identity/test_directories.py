@@ -242,6 +242,7 @@ async def test_the_way_is_encrypted_and_the_server_is_who_it_says(company: Compa
     ways: list[tuple[dict[str, Any], int]] = [
         ({"url": plain, "use_tls": True}, 201),
         ({"url": encrypted}, 201),
+        ({"url": f"ldap://127.0.0.1:1,{encrypted}"}, 201),  # the first one is away
         ({"url": encrypted.replace("127.0.0.1", "localhost")}, 503),  # the certificate is not for that name
         ({"url": encrypted, "tls_cacertfile": None}, 503),
         ({"url": plain, "use_tls": True, "tls_cacertfile": None}, 503),

@@ -32,6 +32,7 @@ from cumulet.identity.drivers.options import Options
 from cumulet.kernel import clock
 
 T = TypeVar("T")
+Known = TypeVar("Known", Person, Team)
 MOST = 100_000
 """Entries that one list may have."""
 _AT_ONCE = 100
@@ -75,7 +76,7 @@ class Ldap:
         connection.timeout = options.timeout
         if options.alias_dereferencing != "default":
             connection.set_option(ldap.OPT_DEREF, getattr(ldap, f"DEREF_{options.alias_dereferencing.upper()}"))
-        if options.use_tls or urls[0].lower().startswith("ldaps:"):
+        if options.use_tls or any(url.lower().startswith("ldaps:") for url in urls):
             required = getattr(ldap, f"OPT_X_TLS_{options.tls_req_cert.upper()}")
             connection.set_option(ldap.OPT_X_TLS_REQUIRE_CERT, required)
             if options.tls_cacertfile:
@@ -226,9 +227,7 @@ class Ldap:
     def people(self, *, name: str | None = None, ids: Iterable[str] | None = None) -> list[Person]:
         options = self._options
         if ids is not None:
-            wanted = set(ids)
-            found = [one for part in _parts(wanted) for one in self._people(any_of(options.user_id_attribute, part))]
-            return [one for one in found if one.local_id in wanted]
+            return _of(set(ids), options.user_id_attribute, self._people)
         if name is not None:
             return self._people(f"({options.user_name_attribute}={escaped(name)})")
         return self._people(f"({options.user_id_attribute}=*)")
@@ -244,9 +243,7 @@ class Ldap:
     ) -> list[Team]:
         options = self._options
         if ids is not None:
-            wanted = set(ids)
-            found = [one for part in _parts(wanted) for one in self._teams(any_of(options.group_id_attribute, part))]
-            return [one for one in found if one.local_id in wanted]
+            return _of(set(ids), options.group_id_attribute, self._teams)
         if of is not None:
             value = escaped(of.local_id if options.group_members_are_ids else of.dn)
             return self._teams(f"({options.group_member_attribute}{self._rule()}={value})")
@@ -269,6 +266,12 @@ class Ldap:
             condition = "(|" + "".join(f"({name}={escaped(value)})" for name, value in some) + ")"
             found |= {one.dn: one for one in self._people(condition) if same(one.dn) in wanted}
         return list(found.values())
+
+
+def _of(wanted: set[str], attribute: str, ask: Callable[[str], list[Known]]) -> list[Known]:
+    """Those with these local ids, to the letter: a server may tell no case apart."""
+    found = [one for part in _parts(wanted) for one in ask(any_of(attribute, part))]
+    return [one for one in found if one.local_id in wanted]
 
 
 def _parts(values: Iterable[T]) -> Iterator[list[T]]:
