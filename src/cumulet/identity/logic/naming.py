@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import bindparam, select
@@ -29,8 +30,14 @@ class Naming:
     def __init__(self, database: Database, directories: Directories) -> None:
         self._database, self._directories = database, directories
 
+    async def _first(self, statement: Any, params: Mapping[str, str]) -> Row | None:
+        """The row of a name or id; nobody has one with a NUL, which PostgreSQL would not even take to look for."""
+        if any("\0" in value for value in params.values()):
+            return None
+        return await self._database.first(statement, params)
+
     async def user_of(self, user_id: str) -> Row | None:
-        return await self._database.first(_USER, {"wanted": user_id})
+        return await self._first(_USER, {"wanted": user_id})
 
     async def user(self, named: dict[str, Any]) -> Row | None:
         """The user of an ``id``, or of a ``name`` in an enabled ``domain``; one of a directory has a ``dn``.
@@ -45,7 +52,7 @@ class Naming:
         domain = await self.domain(named["domain"])
         if domain is None:
             return None
-        own = await self._database.first(_USER_NAMED, {"domain": domain["id"], "wanted": named["name"]})
+        own = await self._first(_USER_NAMED, {"domain": domain["id"], "wanted": named["name"]})
         if own is not None and not await self._directories.knows(own["id"]):
             return own
         return (await self._directories.user_named(domain["id"], named["name"]))[1]
@@ -53,7 +60,7 @@ class Naming:
     async def domain(self, named: dict[str, Any]) -> Row | None:
         """The enabled domain of an ``id`` or ``name``."""
         by_id = "id" in named
-        return await self._database.first(
+        return await self._first(
             _DOMAIN if by_id else _DOMAIN_NAMED, {"wanted": named["id"] if by_id else named["name"]}
         )
 
@@ -64,9 +71,9 @@ class Naming:
                 raise expecting("domain", "project")
             domain = await self.domain(named["domain"])
             params = {"domain": domain["id"] if domain else "", "wanted": named["name"]}
-            row = await self._database.first(_PROJECT_NAMED, params)
+            row = await self._first(_PROJECT_NAMED, params)
         else:
-            row = await self._database.first(_PROJECT, {"wanted": named["id"]})
+            row = await self._first(_PROJECT, {"wanted": named["id"]})
         if row is None:
             raise Unauthorized
         project_id: str = row["id"]
