@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from cumulet.identity.api.answers import identity_of, in_domain
-from cumulet.identity.logic.directories import refuse_write
 from cumulet.kernel.errors import NotFound
 from cumulet.kernel.http import Request, Route
 from cumulet.kernel.http.route import Handler, Loader
@@ -41,17 +40,20 @@ def _through(route: Route) -> Route:
     kinds = [(kind, name) for kind, name in _NAMED if f"{{{name}}}" in route.at]
     if route.at in _ITSELF or "OS-EP-FILTER" in route.at or not kinds:
         return route
-    members = route.method in ("GET", "PUT") and "/groups/{group_id}/roles" in route.at
-    found = _meeting(kinds, members, route.target)
-    return replace(route, target=found, handler=_refusing(route.handler) if route.at in _WRITES else route.handler)
+    handler = route.handler
+    if route.at in _WRITES:
+        handler = _refusing(handler)
+    elif route.method == "PUT" and "/groups/{group_id}/roles" in route.at:
+        handler = _expanding(handler)
+    return replace(route, target=_meeting(kinds, route.target), handler=handler)
 
 
-def _meeting(kinds: list[tuple[str, str]], members: bool, inner: Loader | None) -> Loader:
+def _meeting(kinds: list[tuple[str, str]], inner: Loader | None) -> Loader:
     async def target(request: Request) -> Target | None:
         directories = identity_of(request).directories
         for kind, name in kinds:
             try:
-                await directories.meet(kind, request.params[name], members=members)
+                await directories.meet(kind, request.params[name])
             except NotFound:
                 break  # its row says so: the route itself decides who is told
         return await inner(request) if inner is not None else None
@@ -63,8 +65,18 @@ def _refusing(inner: Handler) -> Handler:
     async def handler(request: Request) -> Any:
         directories = identity_of(request).directories
         for _, name in _NAMED:
-            if name in request.params and await directories.knows(request.params[name]):
-                raise refuse_write()
+            if name in request.params:
+                await directories.refuse_change(request.params[name])
+        return await inner(request)
+
+    return handler
+
+
+def _expanding(inner: Handler) -> Handler:
+    """Whoever may give a role to a group gives it to all who are in it; nobody else makes us ask for them."""
+
+    async def handler(request: Request) -> Any:
+        await identity_of(request).directories.expand(request.params["group_id"])
         return await inner(request)
 
     return handler

@@ -14,6 +14,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -67,6 +68,11 @@ class Answering:
             raise unavailable(self.name, self.reason, getattr(error, "detail", "")) from None
         except DirectoryFailed as error:
             raise unavailable(self.name, str(error), error.detail) from None
+
+    async def who(self, kind: str, local_ids: list[str]) -> list[Any]:
+        """Whom it knows of these users or groups; raises Unavailable."""
+        ask: Callable[..., list[Any]] = self.directory.people if kind == "user" else self.directory.teams
+        return await self.ask(lambda: ask(ids=local_ids))
 
     def close(self) -> None:
         self.pool.close()
@@ -150,7 +156,7 @@ class Directories:
         if await self.of(domain_id) is not None:
             raise refuse_write()
 
-    async def meet(self, kind: str, id: str, *, members: bool = False) -> bool:
+    async def meet(self, kind: str, id: str) -> bool:
         """Whether an id is somebody's of a directory, whose row then says what is so now.
 
         Raises NotFound for one that the directory does not know any more, Unavailable.
@@ -164,19 +170,24 @@ class Directories:
             await self._user(known)
         else:
             at, team = await self._team(known)
-            people = await at.ask(lambda: at.directory.members(team)) if members else None
-            await self._shadows.group(known["domain_id"], team, people)
+            await self._row(at, "group", team)
         return True
+
+    async def expand(self, group_id: str) -> None:
+        """Look now who is in a group of a directory, before a role depends on it; raises NotFound, Unavailable."""
+        known = await self._shadows.known(group_id)
+        if known is not None:
+            at, team = await self._team(known)
+            await self._row(at, "group", team)
+            await self._fill(at, team)
 
     async def _entry(self, known: Row) -> tuple[Answering, Person | Team]:
         """Who is meant now; whoever is not there any more is marked so and is NotFound."""
         at = await self.of(known["domain_id"])
-        found: list[Any] = []
-        if at is not None:
-            ask: Callable[..., list[Any]] = at.directory.people if known["kind"] == "user" else at.directory.teams
-            found = await at.ask(lambda: ask(ids=[known["local_id"]]))
+        found = await at.who(known["kind"], [known["local_id"]]) if at is not None else []
         if at is None or not found:
-            await self._shadows.gone(known["kind"], known["id"])
+            if not known["gone"]:
+                await self._shadows.gone(known["kind"], known["id"])
             raise missing(known["kind"], known["id"])
         return at, found[0]
 
@@ -190,15 +201,39 @@ class Directories:
         assert isinstance(person, Person)
         return await self._seen(at, person), person
 
+    async def _row(self, at: Answering, kind: str, one: Person | Team) -> Row:
+        """The row of a user or group as the directory says now; raises NotFound for the name of one of our own."""
+        kept = await self._shadows.keep(at.domain_id, kind, [one], partial(at.who, kind))
+        row = kept.get(public_id(at.domain_id, kind, one.local_id))
+        if row is None:
+            _log.warning("the directory of domain %s has a %s with the name of our own %s", at.name, kind, one.name)
+            raise missing(kind, one.name)
+        return row
+
     async def _seen(self, at: Answering, person: Person) -> Row:
         """The row of a user, and those of its groups that roles may depend on."""
         teams = await at.ask(lambda: at.directory.teams(of=person))
         ids = [public_id(at.domain_id, "group", team.local_id) for team in teams]
-        return await self._shadows.user(at.domain_id, person, await self._shadows.existing_groups(ids))
+        row = await self._row(at, "user", person)
+        await self._shadows.join(row["id"], await self._shadows.existing_groups(ids))
+        return row
+
+    async def _fill(self, at: Answering, team: Team) -> None:
+        """Make a group's members those that the directory says."""
+        people = await at.ask(lambda: at.directory.members(team))
+        kept = await self._shadows.keep(at.domain_id, "user", people, partial(at.who, "user"))
+        members = {public_id(at.domain_id, "user", one.local_id) for one in people}
+        await self._shadows.fill(public_id(at.domain_id, "group", team.local_id), members & kept.keys())
 
     async def knows(self, id: str) -> bool:
         """Whether an id is somebody's of a directory, there or not."""
         return await self._shadows.known(id) is not None
+
+    async def refuse_change(self, id: str) -> None:
+        """Raise Forbidden for somebody of a directory, as long as the domain has one."""
+        known = await self._shadows.known(id)
+        if known is not None:
+            await self.refuse_new(known["domain_id"])
 
     # ---- logins
 
@@ -300,21 +335,23 @@ class Directories:
         for kind in ("user", "group"):
             used = await self._shadows.used(domain_id, kind)
             for start in range(0, len(used), _SOME):
-                part = {row["local_id"]: row for row in used[start : start + _SOME]}
-                found: list[Any] = []
+                part = {row["local_id"]: row["id"] for row in used[start : start + _SOME]}
+                found = await at.who(kind, list(part)) if at is not None else []
+                there: dict[str, Row] = {}
                 if at is not None:
-                    ask: Callable[..., list[Any]] = at.directory.people if kind == "user" else at.directory.teams
-                    found = await at.ask(lambda ask=ask, part=part: ask(ids=list(part)))  # type: ignore[misc]
-                for one in found:
-                    await self._again(domain_id, at, one)
-                for local_id in part.keys() - {one.local_id for one in found}:
-                    await self._shadows.gone(kind, part[local_id]["id"])
+                    there = await self._shadows.keep(domain_id, kind, found, partial(at.who, kind))
+                for gone in sorted(set(part.values()) - there.keys()):
+                    await self._shadows.gone(kind, gone)
+                if at is not None and kind == "group":
+                    await self._refill(at, [one for one in found if part[one.local_id] in there])
 
-    async def _again(self, domain_id: str, at: Answering | None, one: Person | Team) -> None:
-        if isinstance(one, Person):
+    async def _refill(self, at: Answering, teams: list[Team]) -> None:
+        """Who is in these groups now, where a role depends on it; one that cannot be told stops no other."""
+        by_id = {public_id(at.domain_id, "group", team.local_id): team for team in teams}
+        for group_id in sorted(await self._shadows.with_roles(by_id)):
             try:
-                await self._shadows.user(domain_id, one)
-            except NotFound:
-                await self._shadows.gone("user", public_id(domain_id, "user", one.local_id))
-        elif at is not None:
-            await self._shadows.group(domain_id, one, await at.ask(lambda: at.directory.members(one)))
+                await self._fill(at, by_id[group_id])
+            except Fault as fault:
+                if at.down_until > clock.monotonic():
+                    raise
+                _log.warning("the members of group %s in the directory are not known: %s", group_id, fault.message)
