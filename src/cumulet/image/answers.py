@@ -26,6 +26,9 @@ _IMAGES = record(
 )
 _MEMBER = record(MEMBER_PROPERTIES, tuple(MEMBER_PROPERTIES))
 _TASK = record(TASK_PROPERTIES, ("id", "type", "status", "owner", "created_at", "updated_at", "self", "schema"))
+_DELETION: Schema = {"deleted": {"const": False}, "deleted_at": {"type": "null"}}
+_OF_IMAGE = {name: one for name, one in TASK_PROPERTIES.items() if name not in ("self", "schema")} | _DELETION
+_IMAGE_TASKS = record({"tasks": array(record(_OF_IMAGE, ("id", "type", "status", *_DELETION)))}, ("tasks",))
 _TASKS = record({"tasks": array(_TASK), "first": _TEXT, "next": _TEXT, "schema": _TEXT}, ("tasks",))
 _STORE = {"id": _TEXT, "description": _TEXT, "default": {"const": "true"}, "read-only": {"const": "true"}}
 _DETAILED = {**_STORE, "type": _TEXT, "weight": {"type": "integer"}, "properties": {"type": "object"}}
@@ -115,7 +118,7 @@ ANSWERS: dict[str, Schema] = {
     "GET /v2/images": _IMAGES,
     f"GET {_AT}": _IMAGE,
     f"PATCH {_AT}": _IMAGE,
-    f"GET {_AT}/tasks": _TASKS,
+    f"GET {_AT}/tasks": _IMAGE_TASKS,
     f"GET {_AT}/locations": array(_LOCATION),
     f"POST {_AT}/members": _MEMBER,
     f"GET {_AT}/members": record({"members": array(_MEMBER), "schema": _TEXT}, ("members", "schema")),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The image API's published way of saying that something is wrong: a small page, as HTML, JSON or plain text.
 
-Source: the Image API reference, "Normal and error response codes"; the 401 is
-the token middleware's own JSON.
+Source: the Image API reference, "Normal and error response codes", and a real
+Glance (tools/peer.py), whose refused tokens are told in the same form.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cumulet.kernel.http.api import FaultRequest
 class RangeNotSatisfiable(Fault):
     """The Range header can not be satisfied."""
 
-    status, title = 416, "Requested Range Not Satisfiable"
+    status, title = 416, "Request Range Not Satisfiable"
 
 
 class ImageDialect:
@@ -27,13 +27,7 @@ class ImageDialect:
     def fault(self, fault: Fault, request: FaultRequest) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of a fault, in the form that the client accepts."""
         status, title, message = fault.status, fault.title, fault.message
-        if status == 401:
-            told = {"error": {"code": 401, "title": title, "message": message}}
-            headers = {
-                "Content-Type": "application/json",
-                "WWW-Authenticate": f'Keystone uri="{request.base}/identity"',
-            }
-            return status, headers, orjson.dumps(told)
+        more = {"WWW-Authenticate": f'Keystone uri="{request.base}/identity"'} if status == 401 else {}
         if fault.kind == "PolicyNotAuthorized":
             message = f"You are not authorized to complete {fault.details.get('rule')} action."
         if isinstance(fault, OverQuota):
@@ -42,14 +36,14 @@ class ImageDialect:
         kind = _form(request.accept)
         if kind == "application/json":
             body = orjson.dumps({"message": f"{message}<br /><br />\n\n\n", "code": line, "title": title})
-            return status, {"Content-Type": "application/json"}, body
+            return status, {"Content-Type": "application/json", **more}, body
         if kind == "text/html":
             text = (
                 f"<html>\n <head>\n  <title>{line}</title>\n </head>\n <body>\n  <h1>{line}</h1>\n"
                 f"  {html.escape(message)}<br /><br />\n\n\n\n </body>\n</html>"
             )
-            return status, {"Content-Type": "text/html; charset=UTF-8"}, text.encode()
-        return status, {"Content-Type": "text/plain; charset=UTF-8"}, f"{line}\n\n{message}\n\n   ".encode()
+            return status, {"Content-Type": "text/html; charset=UTF-8", **more}, text.encode()
+        return status, {"Content-Type": "text/plain; charset=UTF-8", **more}, f"{line}\n\n{message}\n\n   ".encode()
 
 
 def _form(accept: str) -> str:

@@ -186,6 +186,8 @@ NEW_TASK = Body(None, raw={
     },
 })  # fmt: skip
 TASK: Schema = {"name": "task", "properties": TASK_PROPERTIES}
+_DETAILS = ("input", "result", "message")
+_BRIEF_TASK: Schema = {**TASK, "properties": {n: one for n, one in TASK_PROPERTIES.items() if n not in _DETAILS}}
 
 
 def _collection(name: str, item: Schema, *, paged: bool) -> Schema:
@@ -203,5 +205,5 @@ PUBLISHED: dict[str, Schema] = {
     "member": MEMBER,
     "members": _collection("members", MEMBER, paged=False),
     "task": TASK,
-    "tasks": _collection("tasks", TASK, paged=True),
+    "tasks": _collection("tasks", _BRIEF_TASK, paged=False),
 }

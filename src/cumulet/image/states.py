@@ -30,4 +30,5 @@ IMAGE = Life(
             frozenset({QUEUED, SAVING, UPLOADING, IMPORTING, ACTIVE, DEACTIVATED}), None, DELETED
         ),
     },
+    refusal="Image status transition from {now} to {goal} is not allowed",
 )  # fmt: skip

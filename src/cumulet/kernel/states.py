@@ -52,6 +52,8 @@ class Life:
     actions: Mapping[str, Action]
     state_column: str = "status"
     busy_column: str | None = None
+    refusal: str = "Cannot '{word}' {noun} {id} while it is in {where} {now}"
+    """How an action is refused that is not for the state ``now``; ``goal`` is the state that it would show."""
 
     async def begin(self, tx: Transaction, name: str, id: str, **values: Any) -> Row:
         """Start the action or raise Conflict in the published wording; returns the row as it was before."""
@@ -62,10 +64,8 @@ class Life:
         busy = row[self.busy_column] if self.busy_column else None
         word = action.word or name
         if action.allowed is not ANY and row[self.state_column] not in action.allowed:
-            raise Conflict(
-                f"Cannot '{word}' {self.noun} {id} while it is in {self._word('state')} {row[self.state_column]}",
-                kind="InvalidState",
-            )
+            told = {"where": self._word("state"), "now": row[self.state_column], "goal": action.busy or action.ends}
+            raise Conflict(self.refusal.format(word=word, noun=self.noun, id=id, **told), kind="InvalidState")
         if busy is not None and action.while_busy is not ANY and busy not in action.while_busy:
             raise Conflict(
                 f"Cannot '{word}' {self.noun} {id} while it is in {self.busy_column} {busy}", kind="InvalidState"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud import TestCloud
-from tests.contract.identity.conversation import Conversation, Section, sections
+from tests.contract.conversation import Conversation, Section, sections
 
 HERE = Path(__file__).parent
 ALL = [

@@ -386,7 +386,12 @@ async def test_import_of_staged_data(image: Lone) -> None:
     assert task["request_id"] == started.headers["x-openstack-request-id"]
     assert task["input"]["import_req"] == method
     assert (await image.request("GET", f"/v2/tasks/{task['id']}")).status == 403
-    assert (await image.request("GET", f"/v2/tasks/{task['id']}", token=ADMIN)).json == task
+    shown = (await image.request("GET", f"/v2/tasks/{task['id']}", token=ADMIN)).json
+    assert {**task, "self": shown["self"], "schema": "/v2/schemas/task"} == {
+        **shown,
+        "deleted": False,
+        "deleted_at": None,
+    }
     listed = (await image.request("GET", "/v2/tasks", token=ADMIN)).json["tasks"]
     assert [one["id"] for one in listed] == [task["id"]]
     async with asyncio.timeout(20):

@@ -137,7 +137,7 @@ async def test_objects(image: Lone) -> None:
     assert (await image.request("GET", f"{at}/o", token=ADMIN)).json == reply.json
     missing = await image.request("GET", f"{at}/none", token=ADMIN)
     assert missing.status == 404
-    assert b"The metadata definition object with name=none was not found in namespace=ns." in missing.data
+    assert b"Could not find metadata object none" in missing.data
     assert (await image.request("POST", at, body, token=ADMIN)).status == 409
     bad = {"name": "p", "properties": {"x": {"title": "no type"}}}
     assert (await image.request("POST", at, bad, token=ADMIN)).status == 400

@@ -175,6 +175,9 @@ async def download(request: Request) -> Answer:
     return Answer(status=status, headers=headers, stream=stream, content_type="application/octet-stream")
 
 
+_BAD_RANGE = "Invalid Range header."
+
+
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """First and last byte of a Range header (RFC 9110, 14.2); None for the whole. Raises RangeNotSatisfiable."""
     if header is None:
@@ -183,13 +186,17 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     if match is None:
         if re.fullmatch(r"\s*bytes\s*=.*,.*", header):
             return None  # several ranges at once: the whole is a right answer too
-        raise RangeNotSatisfiable(f"Invalid range: {header[:80]}")
+        raise RangeNotSatisfiable(_BAD_RANGE)
     first, last = match[1], match[2]
     if not first:
         if not last or int(last) == 0 or size == 0:
-            raise RangeNotSatisfiable(f"Invalid range: {header[:80]}")
+            raise RangeNotSatisfiable(_BAD_RANGE)
         return max(size - int(last), 0), size - 1
     start, end = int(first), min(int(last), size - 1) if last else size - 1
-    if start >= size or end < start:
-        raise RangeNotSatisfiable(f"Invalid range: {header[:80]}")
+    if start >= size:
+        raise RangeNotSatisfiable(
+            f"Invalid start position in Range header. Start position MUST be in the inclusive range [0, {size - 1}]."
+        )
+    if end < start:
+        raise RangeNotSatisfiable(_BAD_RANGE)
     return start, end

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -15,9 +16,10 @@ from cumulet.image.logic import Image
 from cumulet.image.logic import images as logic
 from cumulet.image.logic.lists import SORT_KEYS, list_images
 from cumulet.image.schemas import CHECKED, CREATE, NEVER_SENT, READ_ONLY, RESERVED, RESERVED_PREFIX, SETTABLE
+from cumulet.image.states import DEACTIVATED
 from cumulet.kernel import clock
 from cumulet.kernel.db import Row
-from cumulet.kernel.errors import Conflict, Forbidden, Invalid, TooLarge, UnsupportedMedia
+from cumulet.kernel.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge, UnsupportedMedia
 from cumulet.kernel.http import Answer, Body, Request
 
 _SHOWN = (
@@ -39,8 +41,8 @@ _PATCH_LIMIT = 1024 * 1024
 _PARTIAL = Body(None, raw=CHECKED)
 
 
-def view(image: Image, row: Row) -> dict[str, Any]:
-    """The published document of an image."""
+def view(image: Image, row: Row, *, admin: bool = False) -> dict[str, Any]:
+    """The published document of an image; where the data of a deactivated one is is told to an ``admin`` only."""
     path = f"/v2/images/{row['id']}"
     document = {**row["properties"], **{name: row[name] for name in _SHOWN}}
     document |= {
@@ -59,16 +61,29 @@ def view(image: Image, row: Row) -> dict[str, Any]:
         document["locations"] = [locations.view(image, one) for one in row["locations"]]
         if held:
             document["direct_url"] = locations.url_of(image, held[0])
-    if held:
+    if held and (admin or row["status"] != DEACTIVATED):
         document["stores"] = ",".join(dict.fromkeys(one["store"] for one in held))
     return document
 
 
-async def target(request: Request) -> dict[str, Any]:
-    """Load the image of the path; it must be one that the caller may see."""
-    image: Image = request.service
-    request.found = await logic.load(image, request.context, request.params["image_id"])
-    return logic.target_of(request.found)
+def _seen(words: str) -> Callable[[Request], Awaitable[dict[str, Any]]]:
+    """Loads the image of the path; ``words`` refuse one that the caller may not see, as each operation has it."""
+
+    async def target(request: Request) -> dict[str, Any]:
+        image_id = request.params["image_id"]
+        try:
+            request.found = await logic.load(request.service, request.context, image_id)
+        except NotFound:
+            raise NotFound(words.format(image_id)) from None
+        return logic.target_of(request.found)
+
+    return target
+
+
+target = _seen("No image found with ID {}")
+deletable = _seen("Failed to find image {} to delete")
+named = _seen("Image {} not found.")
+stored = _seen("Failed to find image {}")
 
 
 def _check_key(name: str) -> None:
@@ -93,6 +108,8 @@ async def create(request: Request) -> Answer:
         if len(name) > 255:
             raise Invalid("Custom property should not be greater than 255 characters.")
         _check_key(name)
+    if "locations" in body and not image.config.show_locations:
+        raise Forbidden("Attribute 'locations' is reserved.")
     if body.pop("locations", None):
         raise Forbidden("It's not allowed to set locations when an image is created; add them afterwards.")
     wanted = {name: body.pop(name) for name in list(body) if name in SETTABLE or name == "id"}
@@ -113,7 +130,7 @@ async def create(request: Request) -> Answer:
 
 
 async def show(request: Request) -> dict[str, Any]:
-    return view(request.service, request.found)
+    return view(request.service, request.found, admin=request.context.is_admin)
 
 
 # ---- lists
@@ -144,7 +161,7 @@ async def index(request: Request) -> dict[str, Any]:
     rest = [(name, value) for name, value in pairs if name != "marker"]
     first = "/v2/images" + (f"?{urlencode(rest)}" if rest else "")
     answer: dict[str, Any] = {
-        "images": [view(image, row) for row in rows],
+        "images": [view(image, row, admin=request.context.is_admin) for row in rows],
         "first": first,
         "schema": "/v2/schemas/images",
     }
@@ -219,8 +236,8 @@ async def update(request: Request) -> dict[str, Any]:
         _apply(after, operation, name, value, draft)
     if not changes:
         request.enforce("modify_image", logic.target_of(before))
-        return view(image, before)
-    return view(image, await logic.update(image, before, after))
+        return view(image, before, admin=request.context.is_admin)
+    return view(image, await logic.update(image, before, after), admin=request.context.is_admin)
 
 
 def _apply(row: Row, operation: str, name: str, value: Any, draft: int) -> None:

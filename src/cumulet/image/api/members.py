@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cumulet.image.logic import images as image_logic
 from cumulet.image.logic import members as logic
 from cumulet.kernel import clock
 from cumulet.kernel.db import Row
@@ -33,12 +34,13 @@ async def create(request: Request) -> dict[str, Any]:
         raise Invalid("Member can't be empty")
     if len(member) > 255:
         raise Invalid("Member is longer than 255 characters")
-    logic.check_shared(request.found)
+    logic.check_shared(request.found, "Not allowed to create members for image {}.")
     return view(await logic.add(request.service, request.found, member))
 
 
 async def index(request: Request) -> dict[str, Any]:
-    logic.check_shared(request.found)
+    words = "Not allowed to list members for image {}: Only shared images have members."
+    logic.check_shared(request.found, words)
     rows = await logic.list_members(request.service, request.context, request.found)
     return {"members": [view(row) for row in rows], "schema": "/v2/schemas/members"}
 
@@ -52,14 +54,16 @@ async def update(request: Request) -> dict[str, Any]:
     if "status" not in request.body:
         raise Invalid("Status not specified")
     status = request.body["status"]
+    logic.check_shared(request.found, "Not allowed to update members for image {}.")
     member = await _member(request)
+    request.enforce("modify_member", image_logic.target_of(request.found))
     if status not in STATUSES:
-        raise Invalid(f'Incorrect request: Status must be "pending", "accepted" or "rejected", not {status!r:.80}')
+        raise Invalid('Incorrect request: Status must be "pending", "accepted" or "rejected".')
     return view(await logic.answer(request.service, member, status))
 
 
 async def delete(request: Request) -> None:
-    logic.check_shared(request.found)
+    logic.check_shared(request.found, "Not allowed to delete members for image {}.")
     await logic.remove(request.service, request.found, request.params["member_id"])
 
 

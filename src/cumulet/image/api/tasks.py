@@ -21,6 +21,7 @@ from cumulet.kernel.db.pages import beyond, ordering
 from cumulet.kernel.errors import Invalid, MethodNotAllowed, NotFound
 from cumulet.kernel.http import Answer, Request
 
+_LINKS = ("self", "schema")
 STATUSES = ("pending", "processing", "success", "failure")
 _SORT_KEYS = ("id", "type", "status", "created_at", "updated_at", "expires_at")
 
@@ -39,7 +40,9 @@ def view(task: Row, *, brief: bool = False) -> dict[str, Any]:
 async def of_image(request: Request) -> dict[str, Any]:
     image: Image = request.service
     mine = select(table).where(table.c.image_id == request.found["id"]).order_by(table.c.created_at)
-    return {"tasks": [view(task) for task in await image.database.all(mine)]}
+    # published without links, and with what a record that is never deleted says of its deletion
+    shown = [{**view(task), "deleted": False, "deleted_at": None} for task in await image.database.all(mine)]
+    return {"tasks": [{name: one for name, one in task.items() if name not in _LINKS} for task in shown]}
 
 
 async def create(request: Request) -> Answer:
@@ -50,7 +53,10 @@ async def create(request: Request) -> Answer:
     if body["type"] != "import":
         raise Invalid(f"Tasks of the type {body['type']} are not started by this way.")
     told: dict[str, Any] = dict(body["input"] or {})
-    for name in ("import_from", "import_from_format", "image_properties"):
+    if told.get("import_from") is None:
+        raise Invalid("Invalid location: None")
+    await logic.check_url(request.service, told["import_from"], "legacy import task")
+    for name in ("import_from_format", "image_properties"):
         if name not in told:
             raise Invalid(f"Input does not contain '{name}' field")
     properties = told["image_properties"]
@@ -89,7 +95,7 @@ async def index(request: Request) -> dict[str, Any]:
     if direction not in ("asc", "desc"):
         raise Invalid(f"Invalid sort direction: {direction}")
     if key not in _SORT_KEYS:
-        raise Invalid(f"Invalid sort key: {key}")
+        raise Invalid("Sort key supplied was not valid.")
     keys = [(table.c[key], direction == "desc"), (table.c.id, direction == "desc")]
     if marker := given.get("marker"):
         if not ids.is_uuid(marker):

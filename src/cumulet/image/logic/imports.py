@@ -131,7 +131,7 @@ async def begin_location(image: Image, caller: Context, row: Row, url: str, vali
     if row["status"] != QUEUED:
         raise Conflict(f"It's not allowed to add locations if image status is {row['status']}.")
     store = web_store(image)
-    if store is None:
+    if store is None or not url.lower().startswith(("http://", "https://")):
         raise Forbidden("http store must be enabled to use location API by normal user.")
     check_digest(validation)
     await check_url(image, url, "add location")

@@ -57,7 +57,7 @@ async def list_images(
     if marker is not None:
         row = await image.database.first(select(images).where(images.c.id == marker, images.c.status != DELETED))
         if row is None:
-            raise Invalid(f"Image {marker} could not be found.")
+            raise Invalid(f"No image found with ID {marker}")
         condition &= beyond(keys, row)
     rows = await image.database.all(select(images).where(condition).order_by(*ordering(keys)).limit(limit))
     full = len(rows) == limit
@@ -135,7 +135,7 @@ def _time(name: str, value: str) -> ColumnElement[bool]:
         "lte": column < moment + 1,
     }
     if operator not in choices:
-        raise Invalid(f"Unable to filter by unknown operator '{operator}'.")
+        raise Invalid("Unable to filter on a unknown operator.")
     return choices[operator]
 
 

@@ -13,10 +13,10 @@ from cumulet.kernel.db import Duplicate, Row, Transaction
 from cumulet.kernel.errors import Conflict, Forbidden, NotFound, TooLarge
 
 
-def check_shared(row: Row) -> None:
-    """Raise Forbidden for an image that has no members."""
+def check_shared(row: Row, words: str = "Only shared images have members.") -> None:
+    """Raise Forbidden with ``words`` for an image that has no members."""
     if row["visibility"] != "shared":
-        raise Forbidden("Only shared images have members.")
+        raise Forbidden(words.format(row["id"]))
 
 
 async def add(image: Image, row: Row, member_id: str) -> Row:

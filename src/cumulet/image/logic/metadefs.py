@@ -161,9 +161,7 @@ async def remove(image: Image, namespace: Row) -> None:
 
 
 def _absent(kind: str, name: str, namespace: Row) -> NotFound:
-    return NotFound(
-        f"The metadata definition {_NOUNS[kind]} with name={name} was not found in namespace={namespace['namespace']}."
-    )
+    return NotFound(f"Could not find {'' if kind == PROPERTY else 'metadata '}{_NOUNS[kind]} {name}")
 
 
 def _taken(kind: str, name: str, namespace: Row) -> Conflict:
