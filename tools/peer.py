@@ -139,6 +139,7 @@ async def hold(cloud: PeerCloud, service: str, file: str, title: str, *, recordi
                 if title not in section.title:
                     continue
                 cloud.put_back()
+                peer.tokens.clear()
                 if recording:
                     await Recorder(peer, SPEECH[service]).record(section)  # type: ignore[arg-type]
                 else:

@@ -125,8 +125,6 @@ class Peer:
     """What a conversation needs of a cloud, from real services: mount → port."""
 
     ports: dict[str, int]
-    keeping: bool = True
-    """Whether tokens are used again; conversations with identity end them."""
     tokens: dict[tuple[str, str], str] = field(default_factory=dict)
 
     async def request(
@@ -161,10 +159,10 @@ class Peer:
             return Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read())
 
     async def login(self, user: str = "demo", project: str | None = None, *, system: bool = False) -> str:
-        """A token of a user on its project, cached: what is put back has it still."""
+        """A token of a user on its project, cached."""
         project = project or user
         key = (user, "system" if system else project)
-        if key not in self.tokens or not self.keeping:
+        if key not in self.tokens:
             named = {"name": user, "domain": {"id": "default"}, "password": PASSWORD}
             scope: dict[str, Any] = {"project": {"name": project, "domain": {"id": "default"}}}
             auth = {
@@ -223,10 +221,10 @@ class PeerCloud:
             self.put_back()
             for mount in ports:
                 await self._start(mount, ports)
-            return Peer(ports, self.service != "identity")
+            return Peer(ports)
         ports = {"/identity": _free_port(), **({"/image": _free_port()} if self.service == "image" else {})}
         auth = _AUTH.format(port=ports["/identity"], password=PASSWORD)
-        peer = Peer(ports, self.service != "identity")
+        peer = Peer(ports)
         (self.home / "locks").mkdir(parents=True)
         for mount in ports:
             name, _, text = _SERVED[mount]

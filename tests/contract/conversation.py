@@ -161,7 +161,8 @@ class Conversation:
         sent = b""
         if isinstance(data, str):
             headers.setdefault("content-type", "application/octet-stream")
-            data, sent = None, data.encode()
+            sent = data.encode()
+            data = None
         elif data is not None and method == "PATCH":
             headers.setdefault("content-type", self.speech.patch)
         return await self.cloud.request(
