@@ -26,7 +26,7 @@ import uvloop
 
 from cumulet.cli.chaos.backing import backing
 from cumulet.cli.chaos.nursery import Nursery
-from cumulet.cli.chaos.scenarios import Site
+from cumulet.cli.chaos.scenarios import Site, opened
 from cumulet.cli.chaos.spread import Part, SpreadCloud
 from cumulet.cli.chaos.user import User
 
@@ -162,11 +162,7 @@ async def measure(folder: Path, below: Any, rounds: int) -> None:
         cloud = SpreadCloud(folder / "spread", below.database, below.bus, launcher=nursery, halts=False)
         database = await asyncpg.connect(below.database)
         try:
-            await cloud.start()
-            demo, admin = (User(lambda: cloud.url, cloud.data, name) for name in ("demo", "admin"))
-            async with demo, admin:
-                site = Site(demo, admin)
-                await site.open()
+            async with opened(cloud) as site:
                 await all_at_rest(site)
                 print(f"{'killed':<20}{'requests':>9}{'failed':>8}{'last after':>12}{'sagas':>7}{'still for':>11}")
                 for number in range(rounds):
@@ -183,7 +179,6 @@ async def measure(folder: Path, below: Any, rounds: int) -> None:
                     )
         finally:
             await database.close()
-            await cloud.stop()
 
 
 if __name__ == "__main__":

@@ -14,20 +14,17 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import uvloop
 
+from cumulet.cli.chaos import crowd
 from cumulet.cli.chaos.backing import backing
 from cumulet.cli.chaos.nursery import Nursery
-from cumulet.cli.chaos.scenarios import Site
+from cumulet.cli.chaos.scenarios import opened
 from cumulet.cli.chaos.spread import SpreadCloud
-from cumulet.cli.chaos.user import User
-
-AT_ONCE = 40
 
 
 async def commits(database: Any) -> int:
@@ -65,52 +62,24 @@ async def measure(folder: Path, below: Any, processes: int, each: int, servers: 
         watch = Watch(database)
         try:
             await watch.begin()
-            await cloud.start()
-            await watch.told(f"start, {processes} processes with {each} hosts each")
-            demo, admin = (User(lambda: cloud.url, cloud.data, name) for name in ("demo", "admin"))
-            async with demo, admin:
-                site = Site(demo, admin)
-                await site.open()
-
-                async def known() -> bool:
-                    return len(await admin.listed("/compute/v2.1/os-hypervisors", "hypervisors")) == hosts
-
-                await admin.when(known, 120)
-                await watch.told(f"{hosts} hypervisors listed")
+            async with opened(cloud) as site:
+                await watch.told(f"start, {processes} processes with {each} hosts each")
+                await crowd.known(site, hosts, 300)
+                await watch.told(f"{hosts} hosts known")
                 await asyncio.sleep(20)
                 await watch.told("20 idle seconds")
-                places = asyncio.Semaphore(AT_ONCE)
-
-                async def one() -> None:
-                    async with places:
-                        await site.post_server({})
-
-                await asyncio.gather(*(one() for _ in range(servers)))
-                await demo.when(lambda: _all_active(demo), 600)
+                where = await crowd.boot(site, servers, 900)
                 await watch.told(f"{servers} servers ACTIVE", servers)
-                found = await admin.listed("/compute/v2.1/servers/detail?all_tenants=1&limit=1000", "servers")
-                where = Counter(one["OS-EXT-SRV-ATTR:host"] for one in found)
-                most = max(where.values())
-                print(f"{'':<4}{len(where)} of {hosts} hosts have some, none more than {most}", flush=True)
-                await watch.begin()
-                await asyncio.gather(*(demo.ask("DELETE", f"/compute/v2.1/servers/{one['id']}") for one in found))
-                await demo.when(lambda: _none(demo), 300)
+                print(
+                    f"{'':<4}{len(where)} of {hosts} hosts have some, none more than {max(where.values())}", flush=True
+                )
+                await crowd.remove(site, 600)
                 await watch.told(f"{servers} servers gone", servers)
-                reply = await admin.ask("GET", "/cumulet/v1/check")
-                await watch.told(f"check: {'clean' if reply.json['clean'] else reply.json['findings'][:3]}")
-                return bool(reply.json["clean"])
+                reply = await site.admin.need("GET", "/cumulet/v1/check")
+                await watch.told(f"check: {'clean' if reply['clean'] else reply['findings'][:3]}")
+                return bool(reply["clean"])
         finally:
             await database.close()
-            await cloud.stop()
-
-
-async def _all_active(user: User) -> bool:
-    await asyncio.sleep(1.0)
-    return all(one["status"] == "ACTIVE" for one in await user.servers())
-
-
-async def _none(user: User) -> bool:
-    return not await user.servers()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cumulet.cli.chaos.loopback import free_ports, let_go
 
 _BUCKETS = ("images", "other")
 _PREFIX = "cumulet-ceph-"
@@ -205,8 +206,7 @@ class Cluster:
                 [*argv, "-c", self.conf, "-f"], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/",
                 start_new_session=True,
             )  # fmt: skip
-        _CHILDREN.append(process)
-        Path(self.home, "run", f"{name}.pid").write_text(str(process.pid))
+        Path(self.home, "run", f"{name}.pid").write_text(str(let_go(process)))
 
     def start(self) -> None:
         """Make the cluster and wait until it takes data."""
@@ -255,17 +255,6 @@ class Cluster:
                     time.sleep(0.1)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody uses at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def make_cluster() -> Cluster:
     """A new cluster; its home is locked by whoever holds ``home/users``."""
     for program in ("ceph-mon", "ceph-osd", "ceph-mgr", "radosgw", "rbd"):
@@ -298,16 +287,12 @@ def ceph_cluster(shared: Path) -> Iterator[Cluster]:
             fcntl.flock(users, fcntl.LOCK_SH)
             if not known:
                 argv = [sys.executable, "-m", __name__, cluster.home]
-                _CHILDREN.append(subprocess.Popen(argv, cwd=Path(__file__).parents[1], start_new_session=True))
+                let_go(subprocess.Popen(argv, cwd=Path(__file__).parents[1], start_new_session=True))
                 cluster.start()
                 record.write(json.dumps(asdict(cluster)))
                 record.flush()
             fcntl.flock(record, fcntl.LOCK_UN)
             yield cluster
-
-
-_CHILDREN: list[subprocess.Popen[bytes]] = []
-"""What this process started and does not wait for."""
 
 
 def _watch(home: str) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from cumulet.cli.chaos.loopback import free_ports
+
 SUFFIX = "dc=example,dc=org"
 MANAGER, SECRET = f"cn=manager,{SUFFIX}", "the-manager's-secret"
 _CONF = """
@@ -86,7 +88,7 @@ class Slapd:
         return str(self.home / "ca.pem")
 
     def start(self) -> None:
-        self.port, self.tls_port = self.port or _free_port(), self.tls_port or _free_port()
+        self.port, self.tls_port = self.port or free_ports(1)[0], self.tls_port or free_ports(1)[0]
         program = shutil.which("slapd", path="/usr/sbin:/usr/bin:/usr/local/sbin")
         assert program, "slapd is not installed; run tools/setup.sh machine"
         argv = [
@@ -201,13 +203,6 @@ def slapd(slapd_session: Slapd) -> Iterator[Slapd]:
     yield slapd_session
     if slapd_session._process is None:
         slapd_session.start()
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def _answers(port: int) -> bool:

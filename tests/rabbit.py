@@ -21,10 +21,9 @@ from urllib.parse import quote
 
 import pytest
 
+from cumulet.cli.chaos.loopback import let_go
 from cumulet.cli.chaos.rabbit import ADMIN, PASSWORD, make_node
 from cumulet.cli.chaos.rabbit import Node as Node
-
-_WATCHERS: list[subprocess.Popen[bytes]] = []
 
 
 @contextmanager
@@ -40,7 +39,7 @@ def rabbit_node(shared: Path) -> Iterator[Node]:
             record.write(json.dumps(asdict(node)))
             record.flush()
             argv = [sys.executable, "-m", __name__, str(shared)]
-            _WATCHERS.append(subprocess.Popen(argv, cwd=Path(__file__).parents[1], start_new_session=True))
+            let_go(subprocess.Popen(argv, cwd=Path(__file__).parents[1], start_new_session=True))
         fcntl.flock(record, fcntl.LOCK_UN)
         yield node
 

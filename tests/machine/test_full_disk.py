@@ -22,12 +22,12 @@ import pytest
 from sqlalchemy import Column, Integer, LargeBinary, MetaData, Table, func, select
 
 from cumulet.assembly.machine import check_machine
+from cumulet.cli.chaos.loopback import free_ports
 from cumulet.kernel.db import Transaction
 from cumulet.kernel.db.schema import ensure_schema
 from cumulet.kernel.db.sqlite import SqliteDatabase
 from cumulet.kernel.errors import Unavailable
 from tests.cloud import Reply, TestCloud, running_cloud
-from tests.spread.processes import free_port
 
 pytestmark = [
     pytest.mark.machine,
@@ -301,7 +301,7 @@ def test_a_whole_process(tmp_path: Path) -> None:
             argv = [sys.executable, "-m", "cumulet.cli", words[0], "--data", str(data), *words[1:]]
             return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
 
-        start = ("up", "--hypervisor", "simulated", "--port", str(free_port()), "--name", "node-1", "--detach")
+        start = ("up", "--hypervisor", "simulated", "--port", str(free_ports(1)[0]), "--name", "node-1", "--detach")
         disk.fill()
         refused = cumulet(*start)
         assert refused.returncode == 1, refused

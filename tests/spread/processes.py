@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 import aiohttp
 
 from cumulet.assembly.table import SERVICES, entry_of
+from cumulet.cli.chaos.loopback import free_ports
 from cumulet.kernel.secrets import SecretFile
 
 READY_WITHIN = 180.0
@@ -31,13 +31,6 @@ GROUPS: tuple[tuple[str, ...], ...] = (
 )
 """The control roles, so that whatever two roles say to each other crosses a process border."""
 AGENTS = ("compute-agent", "network-agent", "volume-agent")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -238,8 +231,8 @@ async def spread_cloud(
     ``management``: URL and password of the broker's management API, for hosts that join.
     """
     scheme = "https" if tls else "http"
-    planned = [(roles, free_port()) for roles in groups for _ in range(2 if twice else 1)]
-    front = free_port()
+    planned = [(roles, free_ports(1)[0]) for roles in groups for _ in range(2 if twice else 1)]
+    front = free_ports(1)[0]
     endpoints: dict[str, list[str]] = {}
     for roles, port in planned:
         for entry in {entry_of(role) for role in roles if role == entry_of(role).roles[0]}:

@@ -17,9 +17,8 @@ from click.testing import CliRunner, Result
 
 from cumulet.cli import main
 from cumulet.cli.chaos.process import CloudProcess
-from cumulet.cli.chaos.scenarios import Site
+from cumulet.cli.chaos.scenarios import Site, opened
 from cumulet.cli.chaos.sweep import Swept, judge
-from cumulet.cli.chaos.user import User
 from tests.cloud import new_database
 
 
@@ -30,16 +29,8 @@ async def said(*words: str) -> Result:
 
 @asynccontextmanager
 async def running(data: Path, settings: Path | None) -> AsyncIterator[Site]:
-    process = CloudProcess(data, settings=settings)
-    await process.start()
-    try:
-        demo, admin = (User(lambda: process.url, process.data, name) for name in ("demo", "admin"))
-        async with demo, admin:
-            site = Site(demo, admin)
-            await site.open()
-            yield site
-    finally:
-        await process.kill()
+    async with opened(CloudProcess(data, settings=settings)) as site:
+        yield site
 
 
 async def shown(site: Site, server: str) -> Any:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,10 @@ from click.testing import CliRunner
 
 from cumulet.cli import main
 from cumulet.cli.chaos.coverage import PHASES, STEPS, Coverage, Trail, row_of, rows
-from cumulet.cli.chaos.storm import Storm, plan_of
+from cumulet.cli.chaos.errands import Errands
+from cumulet.cli.chaos.scenarios import Site
+from cumulet.cli.chaos.storm import Blow, Storm, plan_of
+from cumulet.cli.chaos.users import Promises
 from cumulet.compute.sagas.create import CREATE_SERVER
 from cumulet.compute.sagas.delete import DELETE_SERVER
 from cumulet.compute.sagas.volumes import ATTACH_VOLUME
@@ -34,14 +36,14 @@ def test_a_seed_gives_one_plan() -> None:
 
 
 def test_only_what_was_answered_is_a_promise() -> None:
-    storm = Storm(1, [])
-    assert storm.accepted("create server", "/a", True)
-    assert storm.accepted("create server", "/b", True)
-    assert not storm.accepted("create server", "/c", False)
-    assert storm.accepted("delete server", "/a", True)
-    assert not storm.accepted("delete server", "/b", False)  # it may have been heard
-    assert storm._made - storm._deleted == set()
-    assert storm.begun == {"create server ok": 2, "create server": 1, "delete server ok": 1, "delete server": 1}
+    said = Promises()
+    assert said.accepted("create server", "/a", True)
+    assert said.accepted("create server", "/b", True)
+    assert not said.accepted("create server", "/c", False)
+    assert said.accepted("delete server", "/a", True)
+    assert not said.accepted("delete server", "/b", False)  # it may have been heard
+    assert said.made - said.deleted == set()
+    assert said.begun == {"create server ok": 2, "create server": 1, "delete server ok": 1, "delete server": 1}
 
 
 def test_an_ordinary_process_has_no_points() -> None:
@@ -76,17 +78,53 @@ def test_what_is_no_step_of_them_is_counted_apart() -> None:
     assert (sum(coverage.hits.values()), sum(coverage.elsewhere.values())) == (0, 2)
 
 
-def test_aims_go_where_nothing_was_hit() -> None:
-    coverage, dice = Coverage(), random.Random(1)
-    for row in rows():
-        got, points = coverage.aim({"compute.create_server host do: rpc select_and_claim before"}, dice)
-        assert len(points) == 1
-        assert row_of(points[0], held=True) == got, (row, points)
-        coverage.count([], points[0])
+def test_aims_go_to_each_row_in_the_order_of_the_seed() -> None:
+    known = {"compute.create_server host do: rpc select_and_claim before"}
+    coverage = Coverage(7)
+    order = []
+    for _ in rows():
+        row, points = coverage.aim(known)
+        assert {row_of(point, held=True) for point in points} == {row}
+        assert row[2] != "inside" or f"{row[0]} {row[1]} do: worked" in points, "every flow passes that"
+        coverage.count([], points[0], row)
+        order.append(row)
+    assert sorted(order) == sorted(rows())
     assert coverage.missing == []
+    assert coverage.came == coverage.aimed
     assert len(coverage.table()) == 1 + sum(len(steps) for steps in STEPS.values())
     assert set(coverage.told()["hits"].values()) == {1}
     assert {row[2] for row in coverage.hits} == set(PHASES)
+    assert [coverage.aim(known)[0] for _ in rows()] == order
+    others = Coverage(8), Coverage(7)
+    assert [[one.aim(known)[0] for _ in rows()] == order for one in others] == [False, True]
+
+
+def test_a_row_that_was_missed_is_tried_first_in_the_next_round() -> None:
+    coverage, missed = Coverage(7), rows()[20]
+    for _ in rows():
+        row, points = coverage.aim(set())
+        coverage.count([], None if row == missed else points[0], row)
+    assert coverage.missing == [missed]
+    assert coverage.aim(set())[0] == missed
+    assert coverage.aim(set())[0] != missed, "one that can't be hit does not keep the others from it"
+
+
+def test_a_storm_that_could_have_hit_everything_and_did_not_is_not_good() -> None:
+    storm = Storm(1, [Blow(0.1, "kill")] * 72)
+    assert (storm.sound, storm.idle, storm.good) == (True, True, False), "not one server was accepted"
+    storm.promises.accepted("create server", "/a", True)
+    assert (storm.idle, storm.thin, storm.good) == (False, False, True)
+    storm.blows = 72
+    assert (storm.sound, storm.thin, storm.good) == (True, True, False)
+    for row in rows():
+        storm.coverage.hits[row] += 1
+    assert (storm.thin, storm.good) == (False, True)
+    storm.broken_promises.append("GET /a answers 404, not 200")
+    assert (storm.sound, storm.good) == (False, False)
+
+
+def test_every_saga_that_is_aimed_at_has_an_errand() -> None:
+    assert set(Errands(Site(None, None), Promises())._ways) == set(STEPS)  # type: ignore[arg-type]
 
 
 def test_a_trail_knows_what_is_at_work(tmp_path: Path) -> None:
@@ -107,6 +145,7 @@ def test_a_trail_knows_what_is_at_work(tmp_path: Path) -> None:
     [
         (["--bus", "amqp://a@b/c"], "go together"),
         (["--restart-broker", "true"], "go with --database and --bus"),
+        (["--every-point", "--spread"], "goes without --spread"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(words: list[str], told: str) -> None:

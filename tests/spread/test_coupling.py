@@ -16,9 +16,9 @@ import aiohttp
 import pytest
 
 from cumulet.cli.chaos.nursery import Nursery
-from cumulet.cli.chaos.scenarios import Site
+from cumulet.cli.chaos.scenarios import Site, opened
 from cumulet.cli.chaos.spread import Part, SpreadCloud
-from cumulet.cli.chaos.user import Reply, User
+from cumulet.cli.chaos.user import Reply
 from tests.cloud import new_database
 from tests.rabbit import Rabbit
 
@@ -225,19 +225,14 @@ async def test_whatever_is_away_the_rest_goes_on(postgres: str, rabbit: Rabbit, 
     bus = rabbit.url().replace("@", f":{rabbit.password}@", 1)
     async with new_database(postgres) as dsn, Nursery() as nursery:
         cloud = SpreadCloud(tmp_path / "c", dsn, bus, groups=GROUPS, hosts=1, launcher=nursery, halts=False)
-        try:
-            await cloud.start()
-            async with User(lambda: cloud.url, cloud.data, "admin") as admin:
-                town = Town(cloud, site := Site(admin, admin))
-                await site.open()
+        async with opened(cloud, "admin") as site:
+            town = Town(cloud, site)
+            await town.well()
+            for away in (image_is_away, network_is_away, volume_is_away, scheduler_is_away):
+                await away(town)
+            for away in (broker_is_away, database_is_away):
+                await away(town)
                 await town.well()
-                for away in (image_is_away, network_is_away, volume_is_away, scheduler_is_away):
-                    await away(town)
-                for away in (broker_is_away, database_is_away):
-                    await away(town)
-                    await town.well()
-                assert all(part.alive for part in cloud.parts)
-                checked = await admin.need("GET", "/cumulet/v1/check")
-                assert checked["clean"], checked
-        finally:
-            await cloud.stop()
+            assert all(part.alive for part in cloud.parts)
+            checked = await site.admin.need("GET", "/cumulet/v1/check")
+            assert checked["clean"], checked

@@ -16,9 +16,9 @@ from aiohttp import web
 from cumulet.assembly.build import build
 from cumulet.assembly.health import READY
 from cumulet.assembly.space import almost_full
+from cumulet.cli.chaos.loopback import free_ports
 from cumulet.kernel.settings import Settings
 from tests.cloud import new_database
-from tests.spread.processes import free_port
 
 
 class PlayedBus:
@@ -28,7 +28,7 @@ class PlayedBus:
 
 
 async def test_other_services_and_the_bus(tmp_path: Path) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
+    nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
     settings = {"cloud": {"endpoints": {"identity": f"{nobody}/identity", "image": [f"{nobody}/image"]}}}
     cloud = await build(
         Settings(settings, environ={}), tmp_path, host="h", roles=["placement-api"], packages=["placement"]

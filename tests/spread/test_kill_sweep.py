@@ -12,9 +12,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from cumulet.cli.chaos.process import CloudProcess
-from cumulet.cli.chaos.scenarios import SCENARIOS, Site
+from cumulet.cli.chaos.scenarios import SCENARIOS, Site, opened
 from cumulet.cli.chaos.sweep import Swept, sweep
-from cumulet.cli.chaos.user import User
 from cumulet.compute.sagas.create import CREATE_SERVER
 from cumulet.compute.sagas.delete import DELETE_SERVER
 from cumulet.kernel.saga import Saga
@@ -24,16 +23,9 @@ from cumulet.kernel.saga import Saga
 async def started(folder: Path) -> AsyncIterator[tuple[CloudProcess, Site]]:
     """A simulated cloud whose process can be held at its points, and its users."""
     process = CloudProcess(folder / "cloud", halts=True)
-    await process.start()
-    try:
-        demo, admin = (User(lambda: process.url, process.data, name) for name in ("demo", "admin"))
-        async with demo, admin:
-            site = Site(demo, admin)
-            await site.open()
-            await site.server({})  # the image is in the host's cache from here on
-            yield process, site
-    finally:
-        await process.kill()
+    async with opened(process) as site:
+        await site.server({})  # the image is in the host's cache from here on
+        yield process, site
 
 
 def assert_survived(found: Swept, saga: Saga) -> None:

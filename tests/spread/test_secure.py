@@ -15,11 +15,12 @@ import pytest
 
 from cumulet.assembly.build import build
 from cumulet.assembly.config import cloud_config
+from cumulet.cli.chaos.loopback import free_ports
 from cumulet.kernel.settings import Settings, SettingsError
 from tests.cloud import new_database
 from tests.postgres import Secure, secure_server
 from tests.rabbit import Rabbit
-from tests.spread.processes import READY_WITHIN, Spread, Tls, free_port, spread_cloud
+from tests.spread.processes import READY_WITHIN, Spread, Tls, spread_cloud
 from tests.spread.test_join import agent, command, eventually, hypervisor
 from tests.spread.test_thread import image_of, make
 from tests.tls import Authority
@@ -40,7 +41,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def secure(authority: Authority) -> Iterator[tuple[Secure, str]]:
     """A PostgreSQL that is reached by TLS and password only, and its DSN for an administrator."""
     certificate, key = authority.issue("db.test", "127.0.0.1")
-    server = Secure(free_port(), certificate, key, PASSWORD)
+    server = Secure(free_ports(1)[0], certificate, key, PASSWORD)
     with secure_server(server) as dsn:
         yield server, dsn
 

@@ -18,11 +18,12 @@ from cumulet.assembly.firststart import start_services
 from cumulet.assembly.place import Place, Taken
 from cumulet.assembly.run import port_of
 from cumulet.assembly.table import ALL_ROLES
+from cumulet.cli.chaos.loopback import free_ports
 from cumulet.cli.run import run
 from cumulet.kernel.db.schema import SchemaTooNew
 from cumulet.kernel.settings import Settings, SettingsError
 from tests.cloud import new_database
-from tests.spread.processes import free_port, write_settings
+from tests.spread.processes import write_settings
 
 CHEAP = {"identity": {"hash_memory_kib": 8}}
 
@@ -30,7 +31,7 @@ CHEAP = {"identity": {"hash_memory_kib": 8}}
 def refused(folder: Path, sections: dict[str, Any], *roles: str, data: Path | None = None) -> str:
     """What `cumulet run` says before it gives up."""
     settings = write_settings(folder / "cumulet.toml", sections)
-    port = free_port()
+    port = free_ports(1)[0]
     argv = [*roles, "--settings", str(settings), "--data", str(data or folder / "data"), "--port", str(port)]
     result = CliRunner().invoke(run, [*argv, "--hypervisor", "simulated"])
     assert result.exit_code == 1, result.output

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from cumulet.cli.chaos.nursery import Nursery
-from cumulet.cli.chaos.scenarios import Site
+from cumulet.cli.chaos.scenarios import opened
 from cumulet.cli.chaos.spread import SpreadCloud
 from cumulet.cli.chaos.storm import storm
-from cumulet.cli.chaos.user import User
 from tests.cloud import new_database
 from tests.rabbit import Rabbit
 
@@ -30,21 +29,15 @@ async def test_a_short_storm_leaves_nothing_behind(postgres: str, rabbit: Rabbit
     bus = rabbit.url().replace("@", f":{rabbit.password}@", 1)
     async with new_database(postgres) as dsn, Nursery() as nursery:
         cloud = Rough(tmp_path / "spread", dsn, bus, seed=5, launcher=nursery)
-        try:
-            await cloud.start()
-            demo, admin = (User(lambda: cloud.url, cloud.data, name) for name in ("demo", "admin"))
-            async with demo, admin:
-                site = Site(demo, admin)
-                await site.open()
-                found = await storm(cloud, site, kills=4, seed=5, workers=4)
-        finally:
-            await cloud.stop()
+        async with opened(cloud) as site:
+            found = await storm(cloud, site, kills=4, seed=5, workers=4)
     assert found.kills == 4
     assert found.blows > 4
     assert {"cut", "silence"} & {what.partition("-")[0] for what in found.struck}, found.struck
     assert len(found.restarts) == 4
-    assert found.begun.get("create server ok", 0) > 0
-    assert sum(found.coverage.hits.values()) + sum(found.coverage.elsewhere.values()) > 0
+    assert found.promises.begun.get("create server ok", 0) > 0
+    assert found.coverage.came.total() > 0, "a flow came to where a kill was aimed"
+    assert not found.thin, "four kills can't be everywhere"
     assert found.died == []
     assert found.broken_promises == []
     assert (found.swept.unexplained, found.swept.findings, found.swept.leftovers) == ([], [], [])

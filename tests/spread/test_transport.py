@@ -17,9 +17,10 @@ from cumulet.assembly.forward import Forward
 from cumulet.assembly.gate import Gate
 from cumulet.assembly.health import DRAINING, READY, STARTING, Health
 from cumulet.assembly.serve import Wish, listen, make_server
+from cumulet.cli.chaos.loopback import free_ports
 from cumulet.client.transport import NOT_TAKEN, RemoteTransport
 from cumulet.kernel.errors import Unavailable
-from tests.spread.processes import free_port, until
+from tests.spread.processes import until
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -59,7 +60,7 @@ async def transport_to(*played: Played | None) -> AsyncIterator[RemoteTransport]
     """A transport whose URLs are those processes, in the order in which they will be asked; None: nobody listens."""
     async with AsyncExitStack() as stack:
         urls = [
-            await stack.enter_async_context(serving(one)) if one else f"http://127.0.0.1:{free_port()}"
+            await stack.enter_async_context(serving(one)) if one else f"http://127.0.0.1:{free_ports(1)[0]}"
             for one in played
         ]
         transport = RemoteTransport([urls[-1], *urls[:-1]], "image")  # the first turn is the second one's
@@ -198,7 +199,7 @@ async def test_bodies_stream_both_ways_and_headers_say_where_the_client_is() -> 
 
 
 async def test_nobody_answers() -> None:
-    async with _running(Front(), f"http://127.0.0.1:{free_port()}") as front, aiohttp.ClientSession() as session:
+    async with _running(Front(), f"http://127.0.0.1:{free_ports(1)[0]}") as front, aiohttp.ClientSession() as session:
         async with session.get(f"{front}/image/") as reply:
             assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
             assert (await reply.json())["error"]["message"] == "No image process answers."

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,3 +33,14 @@ certificate_option = click.option("--tls-cert", type=_FILE, help="Certificate ch
 key_option = click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
 guest_image_option = click.option("--guest-image", type=_FILE, help="The image 'tiny' of a new cloud.")
 log_json_option = click.option("--log-json", is_flag=True, help="Write log lines as JSON.")
+
+
+def process_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every process of a cloud that serves something takes."""
+    options = (
+        settings_option, data_option, address_option, name_option, hypervisor_option, certificate_option, key_option,
+        guest_image_option, log_json_option,
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command

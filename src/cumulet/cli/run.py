@@ -9,33 +9,15 @@ from typing import Any
 
 import click
 
-from cumulet.cli.options import (
-    address_option,
-    certificate_option,
-    data_option,
-    guest_image_option,
-    hypervisor_option,
-    key_option,
-    log_json_option,
-    name_option,
-    settings_option,
-)
+from cumulet.cli.options import process_options
 
 
 @click.command()
 @click.argument("roles", nargs=-1, required=True, metavar="ROLE...")
-@settings_option
-@data_option
+@process_options
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: the service's own, if it has an API]"
 )
-@address_option
-@name_option
-@hypervisor_option
-@certificate_option
-@key_option
-@guest_image_option
-@log_json_option
 @click.option(
     "--hosts",
     type=click.IntRange(1, 200),

@@ -12,27 +12,14 @@ from typing import Any
 
 import click
 
-from cumulet.cli.options import (
-    DEFAULT_DATA,
-    address_option,
-    certificate_option,
-    data_option,
-    guest_image_option,
-    hypervisor_option,
-    key_option,
-    log_json_option,
-    name_option,
-    settings_option,
-)
+from cumulet.cli.options import DEFAULT_DATA, process_options
 
 READY_WITHIN = 120.0
 
 
 @click.command()
-@data_option
+@process_options
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port of the front door.")
-@address_option
-@hypervisor_option
 @click.option(
     "--libvirtd",
     type=click.Choice(["auto", "system", "own"]),
@@ -42,12 +29,6 @@ READY_WITHIN = 120.0
 )
 @click.option("--detach", is_flag=True, help="Return as soon as the cloud is up.")
 @click.option("--traditional-ports", is_flag=True, help="Also serve each service on its traditional port.")
-@settings_option
-@certificate_option
-@key_option
-@name_option
-@guest_image_option
-@log_json_option
 @click.option("--json", "as_json", is_flag=True, help="Print what runs as JSON.")
 def up(**given: Any) -> None:
     """Start the whole cloud on this machine, everything in one data directory."""

@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cumulet.cli.chaos.loopback import free_ports
+
 CUMULET = [sys.executable, "-m", "cumulet.cli"]
 
 
@@ -33,12 +35,6 @@ def cumulet(*argv: str | Path, check: bool = True) -> subprocess.CompletedProces
     done = subprocess.run([*CUMULET, *map(str, argv)], capture_output=True, text=True, timeout=120, check=False)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(data: Path, port: int, *more: str | Path) -> str:
@@ -80,7 +76,7 @@ def urls(token: dict[str, Any]) -> dict[str, str]:
 
 
 def test_one_command_to_a_cloud_and_one_to_nothing(data: Path) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     told = start(data, port)
     assert f"clouds.yaml: {data}/clouds.yaml" in told
     for line in ("identity    up", "compute     up", "openstack server create", "cumulet flow hello"):
@@ -103,7 +99,7 @@ def test_one_command_to_a_cloud_and_one_to_nothing(data: Path) -> None:
     assert roles["cumulet"] == {"member", "reader"}
     assert {"admin", "manager", "member", "reader"} <= roles["cumulet-admin"]
 
-    again = cumulet("up", "--data", data, "--port", str(free_port()), "--hypervisor", "simulated", check=False)
+    again = cumulet("up", "--data", data, "--port", str(free_ports(1)[0]), "--hypervisor", "simulated", check=False)
     assert again.returncode == 1
     assert f"a cloud runs in {data} already" in again.stderr
 
@@ -121,7 +117,7 @@ def test_one_command_to_a_cloud_and_one_to_nothing(data: Path) -> None:
 
 @pytest.mark.xdist_group("traditional ports")
 def test_a_client_of_the_traditional_port_finds_the_others(data: Path) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     start(data, port, "--traditional-ports")
     for url in (f"http://127.0.0.1:{port}/identity", "http://127.0.0.1:5000"):
         found = urls(token(data, url))
@@ -153,7 +149,7 @@ def test_tls(data: Path) -> None:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
-    port = free_port()
+    port = free_ports(1)[0]
     start(data, port, "--tls-cert", where / "cert.pem", "--tls-key", where / "key.pem")
     trusted = ssl.create_default_context(cafile=str(where / "cert.pem"))
     found = urls(token(data, f"https://127.0.0.1:{port}/identity", context=trusted))
@@ -177,7 +173,7 @@ def test_what_is_wrong_is_named_before_anything_is_served(data: Path) -> None:
     """A key that there is not, a database of a newer release, one that is none: words, and no traceback."""
     settings = data / "cumulet.toml"
     settings.write_text("[compute]\nmax_limits = 5\n")
-    up = ("up", "--data", data, "--port", str(free_port()), "--hypervisor", "simulated")
+    up = ("up", "--data", data, "--port", str(free_ports(1)[0]), "--hypervisor", "simulated")
 
     def refused(*more: str | Path) -> str:
         done = cumulet(*up, *more, check=False)

@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
+from cumulet.cli.chaos.loopback import free_ports
 from cumulet.image.loops import drop_orphans
 from cumulet.image.store.model import StoreTaken
 from cumulet.kernel.ceph import Ceph, CephError, CephPlace
 from cumulet.kernel.pools import Pool
-from tests.ceph import Cluster, free_ports
+from tests.ceph import Cluster
 from tests.contract.image.lone import ADMIN, SERVICE, Lone, lone_service
 from tests.contract.image.test_image_stores import ended, make, put, show, start
 from tests.services.image.stores import SECONDS, moto, settings  # noqa: F401 - a fixture

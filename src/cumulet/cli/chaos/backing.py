@@ -38,8 +38,8 @@ def backing(given: Mapping[str, Any]) -> Iterator[Backing]:
         )  # fmt: skip
         return
     with ExitStack() as stack:
-        # told to end, we take what we started with us
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # told to end, we take what we started with us: by the way on which an interrupt lets the loop finish
+        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         stack.callback(signal.signal, signal.SIGTERM, before)
         postgres = Postgres.made()
         stack.callback(postgres.remove)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`cumulet chaos`: kills a cloud of its own, at random or at every point, and says what became of it.
 
-Exit status 0 when nothing was lost, left over or stuck; else 1.
+Exit status 0 when nothing was lost, left over or stuck, and kills that were
+enough to hit every step of create, delete and attach did; else 1.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def chaos(data: Path | None, as_json: bool, report: Path | None, **given: Any) -
         _check_real(data, given)
     if data is not None and data.exists() and any(data.iterdir()):
         raise click.UsageError(f"{data} is not empty")
+    if given["every_point"] and (given["spread"] or given["database"] or given["bus"]):
+        raise click.UsageError("--every-point kills a cloud of one process; it goes without --spread and --database")
     if bool(given["database"]) != bool(given["bus"]):
         raise click.UsageError("--database and --bus go together")
     if (given["restart_database"] or given["restart_broker"]) and not given["database"]:
@@ -86,29 +89,21 @@ def _check_real(data: Path | None, given: dict[str, Any]) -> None:
 
 async def _every_point(folder: Path, operations: tuple[str, ...]) -> tuple[dict[str, Any], bool]:
     from cumulet.cli.chaos.process import CloudProcess
-    from cumulet.cli.chaos.scenarios import SCENARIOS, Site
+    from cumulet.cli.chaos.scenarios import SCENARIOS, opened
     from cumulet.cli.chaos.sweep import sweep
-    from cumulet.cli.chaos.user import User
 
     process = CloudProcess(folder / "cloud", halts=True)
-    await process.start()
     told = []
-    try:
-        demo, admin = (User(lambda: process.url, process.data, name) for name in ("demo", "admin"))
-        async with demo, admin:
-            site = Site(demo, admin)
-            await site.open()
-            await site.server({})  # the image is in the host's cache from here on
-            click.echo(f"{'operation':<14}{'points':>7}{'killed at':>11}{'quiet after':>13}  servers afterwards")
-            for name in operations:
-                found = await sweep(process, site, SCENARIOS[name])
-                ends = ", ".join(f"{number} {status}" for status, number in sorted(found.outcomes.items())) or "none"
-                line = f"{name:<14}{len(found.points):>7}{len(found.held):>11}{found.quiet_after:>11.1f} s  {ends}"
-                click.echo(line + ("" if found.good else "  BROKEN"))
-                _tell(found)
-                told.append(found)
-    finally:
-        await process.kill()
+    async with opened(process) as site:
+        await site.server({})  # the image is in the host's cache from here on
+        click.echo(f"{'operation':<14}{'points':>7}{'killed at':>11}{'quiet after':>13}  servers afterwards")
+        for name in operations:
+            found = await sweep(process, site, SCENARIOS[name])
+            ends = ", ".join(f"{number} {status}" for status, number in sorted(found.outcomes.items())) or "none"
+            line = f"{name:<14}{len(found.points):>7}{len(found.held):>11}{found.quiet_after:>11.1f} s  {ends}"
+            click.echo(line + ("" if found.good else "  BROKEN"))
+            _tell(found)
+            told.append(found)
     for found in told:
         click.echo(f"\n{found.operation}:")
         for point in found.points:
@@ -132,10 +127,9 @@ async def _storm(folder: Path, given: dict[str, Any], below: Any) -> tuple[dict[
     from cumulet.cli.chaos.nursery import Nursery
     from cumulet.cli.chaos.process import CloudProcess
     from cumulet.cli.chaos.real import RealCloud
-    from cumulet.cli.chaos.scenarios import Site
+    from cumulet.cli.chaos.scenarios import opened
     from cumulet.cli.chaos.spread import SpreadCloud
     from cumulet.cli.chaos.storm import storm
-    from cumulet.cli.chaos.user import User
 
     async with Nursery() as nursery:
         cloud: CloudProcess | SpreadCloud
@@ -148,15 +142,8 @@ async def _storm(folder: Path, given: dict[str, Any], below: Any) -> tuple[dict[
                 folder / "spread", below.database, below.bus, given["seed"], twins=not given["single"],
                 launcher=nursery, restarts=below.restarts,
             )  # fmt: skip
-        try:
-            await cloud.start()
-            demo, admin = (User(lambda: cloud.url, cloud.data, name) for name in ("demo", "admin"))
-            async with demo, admin:
-                site = Site(demo, admin)
-                await site.open()
-                found = await storm(cloud, site, given["kills"], given["seed"], given["workers"])
-        finally:
-            await (cloud.remove() if isinstance(cloud, RealCloud) else cloud.stop())
+        async with opened(cloud) as site:
+            found = await storm(cloud, site, given["kills"], given["seed"], given["workers"])
     _tell_storm(found)
     return {**asdict(found), "coverage": found.coverage.told()}, found.good
 
@@ -166,8 +153,8 @@ def _tell_storm(found: Any) -> None:
         f"{found.kills} kills, {found.blows - found.kills} other blows in {found.seconds:.0f} s, seed {found.seed}"
     )
     click.echo(f"  struck: {_counts(found.struck)}")
-    click.echo(f"  asked: {_counts(found.begun)}")
-    click.echo(f"  servers ended: {_counts(found.ended)}; afterwards: {_counts(found.swept.outcomes)}")
+    click.echo(f"  asked: {_counts(found.promises.begun)}")
+    click.echo(f"  servers ended: {_counts(found.promises.ended)}; afterwards: {_counts(found.swept.outcomes)}")
     if found.restarts:
         times = sorted(found.restarts)
         click.echo(f"  starts: {times[0]:.2f} to {times[-1]:.2f} s, median {times[len(times) // 2]:.2f} s")
@@ -175,12 +162,18 @@ def _tell_storm(found: Any) -> None:
     for line in found.coverage.table():
         click.echo(f"  {line}")
     click.echo(f"  and at {len(found.coverage.elsewhere)} other points")
+    aimed, came = found.coverage.aimed.total(), found.coverage.came.total()
+    click.echo(f"  {came} of {aimed} aimed kills met a flow where they aimed")
     for saga, step, phase in found.coverage.missing:
         click.echo(f"  not hit: {phase} {saga} {step}")
     _tell(found.swept)
     for line in (*found.broken_promises, *found.died):
         click.echo(f"  promise broken: {line}")
-    click.echo("Nothing lost, nothing left over, nothing stuck." if found.good else "BROKEN.")
+    click.echo("Nothing lost, nothing left over, nothing stuck." if found.sound else "BROKEN.")
+    if found.idle:
+        click.echo("NOT SHOWN: not one server was accepted.")
+    if found.thin:
+        click.echo("NOT SHOWN: there were kills enough to hit every step before, inside and after it.")
 
 
 def _tell(found: Any) -> None:

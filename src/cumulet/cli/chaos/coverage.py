@@ -12,6 +12,7 @@ import random
 import re
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,17 +82,43 @@ def row_of(point: str, *, held: bool) -> Row | None:
     return found["saga"], found["step"], phase
 
 
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Where a kill is to hit: when the first flow stands at one of the points."""
+
+    row: Row
+    points: Sequence[str]
+    begin: Callable[[], None] = _nothing
+    """Called once flows are held at the points; lets one come there."""
+
+
 @dataclass
 class Coverage:
-    """How many flows were hit where."""
+    """How many flows were hit where, and where the next kill aims: at each row once, then at each again."""
 
+    seed: int = 1
     hits: Counter[Row] = field(default_factory=Counter)
     elsewhere: Counter[str] = field(default_factory=Counter)
     """Other points (agents, other sagas) → flows that were hit there."""
     aimed: Counter[Row] = field(default_factory=Counter)
+    """Kills that aimed at a row."""
+    came: Counter[Row] = field(default_factory=Counter)
+    """Those of them to which a flow came."""
 
-    def count(self, at_work: list[str], held: str | None) -> None:
-        """A process was killed with these flows at work, one of them held at a chosen point."""
+    def __post_init__(self) -> None:
+        self._dice = random.Random(self.seed)  # noqa: S311 - an order that can be repeated, no secret
+        order = rows()
+        self._dice.shuffle(order)
+        self._order = {row: number for number, row in enumerate(order)}
+
+    def count(self, at_work: list[str], held: str | None, row: Row | None = None) -> None:
+        """A process was killed with these flows at work, one of them held at a chosen point of ``row``."""
+        if row is not None and held is not None:
+            self.came[row] += 1
         for point in at_work if held is None else [held, *(one for one in at_work if one != held)]:
             row = row_of(point, held=point == held)
             if row is None:
@@ -103,16 +130,18 @@ class Coverage:
     def missing(self) -> list[Row]:
         return [row for row in rows() if not self.hits[row]]
 
-    def aim(self, known: set[str], dice: random.Random) -> tuple[Row, list[str]]:
-        """The row that was hit, and aimed at, least, and the points that are in it."""
-        row = min(rows(), key=lambda one: (self.hits[one] + self.aimed[one], dice.random()))
+    def aim(self, known: set[str]) -> tuple[Row, list[str]]:
+        """The row that was aimed at least (of these one that was never hit, if there is one; else by the seed's
+        order), and the points that are in it: one that every flow passes, and inside a step another one, too."""
+        row = min(rows(), key=lambda one: (self.aimed[one], self.hits[one] > 0, self._order[one]))
         self.aimed[row] += 1
         saga, step, phase = row
         begin = f"{saga} {step} do: "
         if phase != "inside":
             return row, [begin + {"before": "before", "after": "committed"}[phase]]
+        worked = begin + "worked"
         inner = sorted(one for one in known if one.startswith(begin) and row_of(one, held=True) == row)
-        return row, [dice.choice(inner)] if inner else [begin + "worked"]
+        return row, list(dict.fromkeys([self._dice.choice(inner), worked] if inner else [worked]))
 
     def table(self) -> list[str]:
         """Lines of text: a row per step."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,31 @@ class Postgres:
     """A cluster that runs, or did a moment ago. Its methods block for a second or two."""
 
     home: str
+    password: str = field(repr=False)
+    """A relay on the loopback, where anybody may connect, leads to it."""
 
     @property
     def dsn(self) -> str:
         """Its database, for whoever may enter the directory."""
-        return f"postgresql://cumulet@/postgres?host={self.home}"
+        return f"postgresql://cumulet:{self.password}@/postgres?host={self.home}"
 
     @classmethod
     def made(cls) -> Postgres:
         """Make a cluster and start it; raises RuntimeError where PostgreSQL is not installed."""
+        if not _programs():
+            raise RuntimeError("PostgreSQL is not installed; run tools/setup.sh machine")
         home = tempfile.mkdtemp(prefix="cumulet-pg-", dir="/tmp")
-        made = cls(home)
+        made = cls(home, secrets.token_hex(16))
         try:
+            secret = Path(home, "password")
+            secret.touch(0o600)
+            secret.write_text(made.password)
             if (user := _user()) is not None:
-                os.chown(home, user.pw_uid, user.pw_gid)
-            words = ("-U", "cumulet", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
-            made._run("initdb", "-D", f"{home}/data", *words)
+                for path in (home, secret):
+                    os.chown(path, user.pw_uid, user.pw_gid)
+            words = ("-U", "cumulet", "-A", "scram-sha-256", f"--pwfile={secret}", "--no-sync")
+            made._run("initdb", "-D", f"{home}/data", *words, "-E", "UTF8", "--locale=C")
+            secret.unlink()
             made.start()
         except BaseException:
             made.remove()
@@ -57,13 +67,15 @@ class Postgres:
         shutil.rmtree(self.home, ignore_errors=True)
 
     def _run(self, program: str, *arguments: str) -> None:
-        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-        if not programs:
-            raise RuntimeError("PostgreSQL is not installed; run tools/setup.sh machine")
         user = _user()
         drop: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
-        argv = [str(programs[-1] / program), *arguments]
+        argv = [str(_programs()[-1] / program), *arguments]
         subprocess.run(argv, check=True, capture_output=True, timeout=60, cwd="/", **drop)
+
+
+def _programs() -> list[Path]:
+    """The folders of its programs, one per release, the newest last."""
+    return sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 def _user() -> Any:

@@ -8,12 +8,11 @@ import json
 import os
 import signal
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cumulet.cli.chaos.coverage import Trail
+from cumulet.cli.chaos.coverage import Aim, Trail
 from cumulet.cli.chaos.nursery import Child, Fresh, Launcher
 
 READY_WITHIN = 120.0
@@ -35,8 +34,9 @@ class Struck:
 class CloudProcess:
     """One `cumulet up` with simulated machines."""
 
-    aim_within = 3.0
-    """Seconds that a blow waits for a flow to come to the chosen point."""
+    aim_within = 30.0
+    """Seconds that a blow waits for a flow to come to the chosen point; one is sent there, so this is for a busy
+    machine."""
     pace = 1.0
     """The time between two blows, relative to the plan's."""
 
@@ -69,22 +69,28 @@ class CloudProcess:
         if self.trail is not None:
             self.trail.read()
 
-    async def strike(self, kind: str, points: Sequence[str] = ()) -> Struck:
-        """Kill it (when a flow stands at one of the points, if one comes there) and start it again, or stop it."""
+    async def strike(self, kind: str, aim: Aim | None = None) -> Struck:
+        """Kill it (when a flow stands where it aims, if one comes there) and start it again, or stop it."""
+        if not self.alive:
+            self.died.append(f"the cloud ended by itself: {self._said()[-300:]}")
+            await self.start()
         if kind == "stop":
             await self.freeze(FROZEN)
             return Struck("the cloud (stopped)")
-        held = await self._wait_for(points) if points else None
+        held = await self._wait_for(aim) if aim is not None else None
         await self.kill()
         struck = Struck("the cloud", self.trail.at_work() if self.trail is not None else [], held)
+        if self.trail is not None:
+            self.trail.begin()  # whoever starts it again: the next process is another one
         if self.halts is not None:
             self.hold([])
         self.restart_seconds.append(await self.start())
         return struck
 
-    async def _wait_for(self, points: Sequence[str]) -> str | None:
+    async def _wait_for(self, aim: Aim) -> str | None:
         already = len(self.lines("held"))
-        self.hold(list(points))
+        self.hold(list(aim.points))
+        aim.begin()
         until = time.monotonic() + self.aim_within
         while time.monotonic() < until:
             if held := self.lines("held", already):
@@ -110,13 +116,18 @@ class CloudProcess:
         assert self._process is not None
         while not self._is_ready():
             if self._process.returncode is not None:
-                told = (self.data / "console.log").read_text(errors="replace")
-                raise RuntimeError(f"the cloud did not start: {told[-2000:]}")
+                raise RuntimeError(f"the cloud did not start: {self._said()[-2000:]}")
             if time.monotonic() > begun + READY_WITHIN:
                 raise RuntimeError(f"the cloud was not up in {READY_WITHIN:g} s")
             await asyncio.sleep(0.02)
         self.starts += 1
         return time.monotonic() - begun
+
+    def _said(self) -> str:
+        try:
+            return (self.data / "console.log").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     async def _spawn(self) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("OS_", "CUMULET_"))}
@@ -146,6 +157,10 @@ class CloudProcess:
     async def stop(self) -> None:
         """SIGTERM, and wait."""
         await self._end(signal.SIGTERM)
+
+    async def remove(self) -> None:
+        """End it for good."""
+        await self.kill()
 
     async def _end(self, how: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:

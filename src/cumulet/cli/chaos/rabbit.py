@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cumulet.cli.chaos.loopback import free_ports, let_go
 from cumulet.kernel.bus.broker import Broker
 
 ADMIN, PASSWORD = "admin", "a-passing-node's-password"
-_CHILDREN: dict[str, subprocess.Popen[bytes]] = {}
-"""Home of a node → its process, in the process that started it."""
+_CHILDREN: dict[str, int] = {}
+"""Home of a node → its process, in the process that started it: the node may outlive that one."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Node:
 
     def start(self) -> None:
         """Start the node and wait until it takes connections."""
-        process = _CHILDREN[self.home] = self._run([self._program("rabbitmq-server")])
+        process = self._run([self._program("rabbitmq-server")])
+        _CHILDREN[self.home] = process.pid
         end = time.monotonic() + 120
         for port in (self.amqp, self.amqps, self.management, self.management_tls):
             while True:
@@ -81,16 +83,24 @@ class Node:
                     assert process.poll() is None, f"RabbitMQ does not start: {said}"
                     assert time.monotonic() < end, f"RabbitMQ is slow to start: {said}"
                     time.sleep(0.05)
+        let_go(process)
 
     def kill(self) -> None:
         """Let the node die at once, as in a power cut."""
-        pid = int(Path(self.home, "pid").read_text())
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        if self.home in _CHILDREN:
-            _CHILDREN.pop(self.home).wait(30)
-        while _runs(pid):
+        said = Path(self.home, "pid")
+        pid = int(said.read_text()) if said.exists() else 0
+        if (child := _CHILDREN.pop(self.home, 0)) != 0:
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(child, 0)
+        elif pid:  # another process started it
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        end = time.monotonic() + 30
+        while pid and _runs(pid) and time.monotonic() < end:
             time.sleep(0.02)
+        said.unlink(missing_ok=True)  # the number may be another process's soon
 
     def control(self, *arguments: str) -> None:
         """What an operator does on the broker's machine."""
@@ -117,22 +127,12 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def make_node() -> Node:
     """Make a node and start it; raises RuntimeError where RabbitMQ is not installed."""
     if not shutil.which("rabbitmq-server"):
         raise RuntimeError("RabbitMQ is not installed; run tools/setup.sh machine")
     home = tempfile.mkdtemp(prefix="cumulet-mq-", dir="/tmp")
-    amqp, amqps, management, management_tls, distribution, names = _free_ports(6)
+    amqp, amqps, management, management_tls, distribution, names = free_ports(6)
     node = Node(home, amqp, amqps, management, management_tls, distribution, names)
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
@@ -165,7 +165,6 @@ def make_node() -> Node:
     try:
         node.start()
     except BaseException:
-        os.killpg(_CHILDREN.pop(home).pid, signal.SIGKILL)
-        shutil.rmtree(home, ignore_errors=True)
+        node.remove()
         raise
     return node

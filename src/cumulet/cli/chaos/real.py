@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cumulet.cli.chaos.coverage import Aim
 from cumulet.cli.chaos.process import CloudProcess, Struck
 
 _ENDED_WITHIN = 30.0
@@ -29,7 +30,7 @@ PLACE = "/var/tmp"  # noqa: S108 - short, for libvirt's sockets, and everybody m
 class RealCloud(CloudProcess):
     """One `cumulet up` with real guests: a supervisor, an operator that is root, and the worker that serves."""
 
-    aim_within = 45.0  # guests boot for real, on a machine that has just started its cloud anew
+    aim_within = 240.0  # a guest must boot, for real, before something can be attached to it
     pace = 5.0
 
     def __init__(self) -> None:
@@ -58,9 +59,9 @@ class RealCloud(CloudProcess):
         self._port = int(facts["port"])
         return True
 
-    async def strike(self, kind: str, points: Any = ()) -> Struck:
+    async def strike(self, kind: str, aim: Aim | None = None) -> Struck:
         """Kill the worker and, every other time, all of the cloud's processes; or stop the worker."""
-        struck = await super().strike(kind, points)
+        struck = await super().strike(kind, aim)
         if kind == "kill":
             struck.what = "the worker" if self._kills % 2 else "all processes"
         return struck
@@ -71,8 +72,6 @@ class RealCloud(CloudProcess):
         self._kills += 1
         self._dead = int(self._facts().get("pid", 0))
         if self._kills % 2:
-            if self.trail is not None:
-                self.trail.begin()
             _send(self._dead, signal.SIGKILL)
             return
         await asyncio.to_thread(_kill_all, [self._process.pid, *_children(self._process.pid)])
@@ -91,8 +90,9 @@ class RealCloud(CloudProcess):
         await self.stop()
         argv = [sys.executable, "-m", "cumulet.cli", "down", "--purge", "--data", str(self.data)]
         purging = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.DEVNULL)
-        if await purging.wait() == 0:
-            await asyncio.to_thread(shutil.rmtree, self.data.parent, ignore_errors=True)
+        if await purging.wait() != 0:
+            raise RuntimeError(f"the purge failed; what is left is told by: cumulet down --purge --data {self.data}")
+        await asyncio.to_thread(shutil.rmtree, self.data.parent, ignore_errors=True)
 
 
 def _send(pid: int, number: signal.Signals) -> None:

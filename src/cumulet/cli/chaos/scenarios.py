@@ -8,9 +8,11 @@ unanswered, and leaves things whose end anybody can see through the API.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from cumulet.cli.chaos.user import Reply, User
 
@@ -101,6 +103,33 @@ class Site:
         """Let the item's floating IP lead to a port, or nowhere."""
         body = {"floatingip": {"port_id": port}}
         return await self.user.ask("PUT", f"/network/v2.0/floatingips/{item['floating']}", body)
+
+
+class Opened(Protocol):
+    """A cloud under test, as far as its users see it."""
+
+    data: Path
+
+    @property
+    def url(self) -> str: ...
+
+    async def start(self) -> float: ...
+
+    async def remove(self) -> None: ...
+
+
+@asynccontextmanager
+async def opened(cloud: Opened, user: str = "demo") -> AsyncIterator[Site]:
+    """Start a cloud, with its user and its administrator at the door; end it in the end."""
+    try:
+        await cloud.start()
+        demo, admin = (User(lambda: cloud.url, cloud.data, name) for name in (user, "admin"))
+        async with demo, admin:
+            site = Site(demo, admin)
+            await site.open()
+            yield site
+    finally:
+        await cloud.remove()
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import json
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from cumulet.assembly.table import SERVICES, entry_of
-from cumulet.cli.chaos.coverage import Trail
+from cumulet.cli.chaos.coverage import Aim, Trail
+from cumulet.cli.chaos.loopback import free_ports
 from cumulet.cli.chaos.nursery import Child, Fresh, Launcher
 from cumulet.cli.chaos.process import FROZEN, CloudProcess, Struck
 from cumulet.cli.chaos.relay import Relay, broker_of, bus_through, database_of, dsn_through
@@ -51,7 +51,7 @@ class Part:
     def __init__(self, folder: Path, roles: tuple[str, ...], name: str, number: int, data: Path) -> None:
         self.roles, self.name, self.data = roles, name, data
         self.label = f"{roles[0]}-{number}"
-        self.port = _free_port() if set(roles) - set(AGENTS) else 0
+        self.port = free_ports(1)[0] if set(roles) - set(AGENTS) else 0
         self.home = folder / self.label
         self.home.mkdir(parents=True)
         self.log, self.halts, self.settings = self.home / "log", self.home / "halts", self.home / "cumulet.toml"
@@ -79,7 +79,12 @@ class Part:
     @property
     def said(self) -> str:
         """Its log since it was last started."""
-        return self.log.read_text(errors="replace")[self.begun :] if self.log.exists() else ""
+        try:
+            with self.log.open("rb") as log:
+                log.seek(self.begun)
+                return log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     @property
     def held(self) -> list[str]:
@@ -227,16 +232,19 @@ class SpreadCloud:
 
     # ---- blows
 
-    async def strike(self, kind: str, points: Sequence[str] = ()) -> Struck:
-        """Let something happen: a kill (of a process in which a flow stands at one of the points, if one comes
-        there), a stop, a cut, a restart. Returns once it has happened; what comes back does so by itself."""
+    async def strike(self, kind: str, aim: Aim | None = None) -> Struck:
+        """Let something happen: a kill (of a process in which a flow stands where it aims, if one comes there),
+        a stop, a cut, a restart. Returns once it has happened; what comes back does so by itself."""
+        for part in self.parts:
+            if not part.troubled and not part.alive:
+                self._trouble(part, self._revive(part))
         while sum(part.troubled for part in self.parts) >= AT_ONCE:
             await asyncio.wait(self._mending, return_when=asyncio.FIRST_COMPLETED)
         if kind.startswith("restart-"):
             await self._restarts[kind.removeprefix("restart-")]()
             return Struck(kind)
         if kind == "kill":
-            return await self._kill(points)
+            return await self._kill(aim)
         possible = [part for part in self.parts if not part.troubled]
         if kind == "stop":
             part = self._dice.choice(possible)
@@ -247,8 +255,8 @@ class SpreadCloud:
             self._trouble(part, self._cut(part, how, what))
         return Struck(f"{kind} {part.roles[0]}")
 
-    async def _kill(self, points: Sequence[str]) -> Struck:
-        part, held = await self._wait_for(points) if points else (None, None)
+    async def _kill(self, aim: Aim | None) -> Struck:
+        part, held = await self._wait_for(aim) if aim is not None else (None, None)
         if part is None:
             part = self._dice.choice([one for one in self.parts if not one.troubled])
         await part.end()
@@ -258,15 +266,24 @@ class SpreadCloud:
         self._trouble(part, self._bring_back(part))
         return struck
 
-    async def _wait_for(self, points: Sequence[str]) -> tuple[Part, str] | tuple[None, None]:
-        """The first process in which a flow stands at one of the points, and which; none when none comes in time."""
-        ready = [part for part in self.parts if not part.troubled]
-        already = {part.label: len(part.held) for part in ready}
-        for part in ready:
-            part.hold(points)
+    async def _wait_for(self, aim: Aim) -> tuple[Part, str] | tuple[None, None]:
+        """The first process in which a flow stands where it aims, and where; none when none comes in time."""
+        already: dict[str, int] = {}
+
+        def well() -> list[Part]:
+            """The processes that may be killed; each is held from the first time on that it is one of them."""
+            found = [part for part in self.parts if not part.troubled]
+            for part in found:
+                if part.label not in already:
+                    already[part.label] = len(part.held)
+                    part.hold(aim.points)
+            return found
+
+        well()
+        aim.begin()
         until = time.monotonic() + self.aim_within
         while time.monotonic() < until:
-            for part in ready:
+            for part in well():
                 if held := part.held[already[part.label] :]:
                     return part, held[0].partition(" ")[2]
             await asyncio.sleep(0.02)
@@ -319,7 +336,7 @@ class SpreadCloud:
         self.died.append(f"{part.label} ended by itself: {part.said[-300:]}")
         await self._run(part)
 
-    async def stop(self) -> None:
+    async def remove(self) -> None:
         """End them all at once."""
         for task in self._mending:
             task.cancel()
@@ -329,16 +346,3 @@ class SpreadCloud:
             for relay in (getattr(part, "broker", None), part.database):
                 if relay is not None:
                     await relay.close()
-
-
-def _free_port() -> int:
-    """A free port that no outgoing connection will be given meanwhile: processes come back on theirs."""
-    dice = random.SystemRandom()
-    while True:
-        port = dice.randrange(12_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
