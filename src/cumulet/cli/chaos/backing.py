@@ -38,15 +38,23 @@ def backing(given: Mapping[str, Any]) -> Iterator[Backing]:
         )  # fmt: skip
         return
     with ExitStack() as stack:
-        # told to end, we take what we started with us: by the way on which an interrupt lets the loop finish
-        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-        stack.callback(signal.signal, signal.SIGTERM, before)
+        stack.enter_context(told_to_end())
         postgres = Postgres.made()
         stack.callback(postgres.remove)
         node = make_node()
         stack.callback(node.remove)
         bus = asyncio.run(_virtual_host(node))
         yield Backing(postgres.dsn, bus, {"database": _again(postgres), "broker": _again(node)})
+
+
+@contextmanager
+def told_to_end() -> Iterator[None]:
+    """SIGTERM becomes an interrupt, on which the loop finishes and takes what was started here with it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _command(line: str) -> Callable[[], Awaitable[None]]:

@@ -61,8 +61,10 @@ def chaos(data: Path | None, as_json: bool, report: Path | None, **given: Any) -
         raise click.UsageError("--database and --bus go together")
     if (given["restart_database"] or given["restart_broker"]) and not given["database"]:
         raise click.UsageError("--restart-database and --restart-broker go with --database and --bus")
+    from cumulet.cli.chaos.backing import told_to_end
+
     aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
-    with tempfile.TemporaryDirectory(prefix="cumulet-chaos-") as scratch, aside:
+    with told_to_end(), tempfile.TemporaryDirectory(prefix="cumulet-chaos-") as scratch, aside:
         folder = data or Path(scratch)
         if given["every_point"]:
             told, good = asyncio.run(_every_point(folder, given["operations"] or OPERATIONS))

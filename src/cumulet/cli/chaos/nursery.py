@@ -126,17 +126,20 @@ class Nursery:
     async def _read(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            told: dict[str, int] = json.loads(line)
-            if "born" in told:
-                child = self._children[told["born"]] = _Forked(told["born"])
-                self._born.pop(0).set_result(child)
-            else:
-                self._children.pop(told["ended"]).end(told["status"])
-        for child in self._children.values():
-            child.end(-signal.SIGKILL)  # it takes them with it
-        for born in self._born:
-            born.set_exception(RuntimeError("the nursery has ended"))
+        try:
+            while line := await self._process.stdout.readline():
+                told: dict[str, int] = json.loads(line)
+                if "born" in told:
+                    child = self._children[told["born"]] = _Forked(told["born"])
+                    self._born.pop(0).set_result(child)
+                else:
+                    self._children.pop(told["ended"]).end(told["status"])
+        finally:  # when we are told to end, too: nobody may wait for what nobody tells any more
+            for child in self._children.values():
+                child.end(-signal.SIGKILL)  # it takes them with it
+            for born in self._born:
+                if not born.done():
+                    born.set_exception(RuntimeError("the nursery has ended"))
 
 
 def _import_all() -> None:
