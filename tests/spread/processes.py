@@ -23,7 +23,7 @@ from cumulet.assembly.table import SERVICES, entry_of
 from cumulet.cli.chaos.loopback import free_ports
 from cumulet.kernel.secrets import SecretFile
 
-READY_WITHIN = 180.0
+READY_WITHIN = 600.0
 
 GROUPS: tuple[tuple[str, ...], ...] = (
     ("identity-api", "image-api", "network-api", "volume-api", "conductor"),

@@ -3,21 +3,28 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from cumulet.cli import main
+from cumulet.cli.chaos.backing import backing
 from cumulet.cli.chaos.coverage import PHASES, STEPS, Coverage, Trail, row_of, rows
 from cumulet.cli.chaos.errands import Errands
+from cumulet.cli.chaos.nursery import Child
+from cumulet.cli.chaos.process import CloudProcess
 from cumulet.cli.chaos.scenarios import Site
+from cumulet.cli.chaos.spread import SpreadCloud
 from cumulet.cli.chaos.storm import Blow, Storm, plan_of
 from cumulet.cli.chaos.users import Promises
 from cumulet.compute.sagas.create import CREATE_SERVER
 from cumulet.compute.sagas.delete import DELETE_SERVER
 from cumulet.compute.sagas.volumes import ATTACH_VOLUME
 from cumulet.kernel import halts
+from cumulet.kernel.pools import ProgramFailed
 
 KINDS = {"stop": 0.04, "cut-broker": 0.02}
 
@@ -146,9 +153,48 @@ def test_a_trail_knows_what_is_at_work(tmp_path: Path) -> None:
         (["--bus", "amqp://a@b/c"], "go together"),
         (["--restart-broker", "true"], "go with --database and --bus"),
         (["--every-point", "--spread"], "goes without --spread"),
+        (["--single"], "goes with --spread"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(words: list[str], told: str) -> None:
     result = CliRunner().invoke(main, ["chaos", *words])
     assert result.exit_code == 2
     assert told in result.output
+
+
+async def test_a_restart_by_the_users_own_program(tmp_path: Path) -> None:
+    given = {"database": "postgresql://u:p@h/d", "bus": "amqp://u:p@h/v"}
+    programs = {"restart_database": f"touch '{tmp_path}/it was restarted'", "restart_broker": "false"}
+    with backing({**given, **programs}) as below:
+        assert (below.database, below.bus) == (given["database"], given["bus"])
+        await below.restarts["database"]()
+        with pytest.raises(ProgramFailed):
+            await below.restarts["broker"]()
+    assert (tmp_path / "it was restarted").exists()
+    with backing({**given, **programs, "restart_broker": None}) as below:
+        assert set(below.restarts) == {"database"}, "what can't be restarted is not in the plan"
+
+
+def test_one_of_each_role_is_the_whole_cloud(tmp_path: Path) -> None:
+    given = ("postgresql://u:p@h/d", "amqp://u:p@h/v")
+    single, twins = (SpreadCloud(tmp_path / str(one), *given, twins=one) for one in (False, True))
+    roles = [role for part in single.control for role in part.roles]
+    assert len(roles) == len(set(roles))
+    assert sorted(2 * roles) == sorted(role for part in twins.control for role in part.roles)
+
+
+async def test_what_died_by_itself_is_told(tmp_path: Path) -> None:
+    """A process that ended although nobody killed it is started again, and is a finding."""
+    cloud = CloudProcess(tmp_path / "cloud", launcher=Stillborn())
+    for blow in (cloud.start, lambda: cloud.strike("kill")):
+        with pytest.raises(RuntimeError, match="did not start: boom"):
+            await blow()
+    assert cloud.died == ["the cloud ended by itself: boom"]
+
+
+class Stillborn:
+    """Starts processes that say a word and end."""
+
+    async def launch(self, words: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
+        log.write_text("boom")
+        return await asyncio.create_subprocess_exec("false")

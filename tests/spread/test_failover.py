@@ -29,18 +29,15 @@ ERRORS = 2.0
 """Seconds after a process has died from which on no request fails any more that is sent."""
 SLACK = 25.0
 """Seconds that a machine with more to do than this test may add; `python bench/failover.py` measures without."""
-NOTE = (
-    """
+NOTE = f"""
 CREATE TABLE public.take_overs (saga text, dead text, lease_until float8, taken_at float8);
 CREATE FUNCTION public.note_take_over() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO public.take_overs VALUES (OLD.id, OLD.owner, OLD.lease_until, NEW.lease_until - %g);
+    INSERT INTO public.take_overs VALUES (OLD.id, OLD.owner, OLD.lease_until, NEW.lease_until - {LEASE});
     RETURN NEW;
 END $$;
 CREATE TRIGGER note_take_over AFTER UPDATE ON compute.sagas FOR EACH ROW
     WHEN (OLD.owner <> NEW.owner) EXECUTE FUNCTION public.note_take_over();
 """
-    % LEASE
-)  # noqa: UP031 - braces and dollars mean something else here
 READS = (
     "/compute/v2.1/servers", "/network/v2.0/networks", "/volume/v3/volumes", "/image/v2/images",
     "/placement/resource_providers", "/identity/v3/projects",
@@ -166,6 +163,8 @@ async def stopped_in_work(spread: Spread, journal: Journal, process: Process, be
         await begin()
         process.tell(signal.SIGSTOP)
         held = await journal.held()
+        await asyncio.sleep(0.2)  # what the database was told before still becomes true
+        held = {saga: owner for saga, owner in (await journal.held()).items() if held.get(saga) == owner}
         if len(set(held.values())) == 2:  # there are two engines, so each has something, the stopped one, too
             return held
         process.tell(signal.SIGCONT)
@@ -176,6 +175,7 @@ async def stopped_in_work(spread: Spread, journal: Journal, process: Process, be
     raise AssertionError("work never went to both processes")
 
 
+@pytest.mark.timeout(1500)
 async def test_a_killed_conductor(spread: Spread) -> None:
     """Kill -9 in the middle of builds: requests in work at most fail, sagas go on, every server becomes ACTIVE.
 
@@ -208,14 +208,12 @@ async def test_a_killed_conductor(spread: Spread) -> None:
             stopped = clock.now()
             process.tell(signal.SIGKILL)
             killed_at = time.monotonic()
-            while not await journal.over(held):
-                assert time.monotonic() < killed_at + 60 + SLACK, await journal.held()
+            while not (taken := await journal.take_overs()) or taken[0].dead in (await journal.held()).values():
+                assert time.monotonic() < killed_at + 60 + SLACK, (taken, await journal.held())
                 await asyncio.sleep(0.05)
             await asyncio.sleep(max(0.0, killed_at + 3.0 - time.monotonic()))
-            taken = await journal.take_overs()
-            assert taken, "the dead process had work, and somebody has taken it over"
             assert len({one.dead for one in taken}) == 1, taken
-            assert {one.saga for one in taken} == {saga for saga, owner in held.items() if owner == taken[0].dead}
+            assert {one.saga for one in taken} >= {saga for saga, owner in held.items() if owner == taken[0].dead}
             for one in taken:
                 assert one.taken_at >= one.lease_until, "never while the other may still work"
                 assert one.lease_until - stopped <= LEASE, one

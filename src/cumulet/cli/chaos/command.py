@@ -59,6 +59,8 @@ def chaos(data: Path | None, as_json: bool, report: Path | None, **given: Any) -
         raise click.UsageError("--every-point kills a cloud of one process; it goes without --spread and --database")
     if bool(given["database"]) != bool(given["bus"]):
         raise click.UsageError("--database and --bus go together")
+    if given["single"] and not (given["spread"] or given["database"]):
+        raise click.UsageError("--single goes with --spread, or with --database and --bus")
     if (given["restart_database"] or given["restart_broker"]) and not given["database"]:
         raise click.UsageError("--restart-database and --restart-broker go with --database and --bus")
     from cumulet.cli.chaos.backing import told_to_end
@@ -121,8 +123,11 @@ def _run_storm(folder: Path, given: dict[str, Any]) -> tuple[dict[str, Any], boo
     from cumulet.cli.chaos.backing import backing
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    with backing(given) if given["spread"] or given["database"] else contextlib.nullcontext() as below:
-        return uvloop.run(_storm(folder, given, below))
+    try:
+        with backing(given) if given["spread"] or given["database"] else contextlib.nullcontext() as below:
+            return uvloop.run(_storm(folder, given, below))
+    except RuntimeError as error:  # what is needed is not there, or a program of the user's failed
+        raise click.ClickException(str(error)) from error
 
 
 async def _storm(folder: Path, given: dict[str, Any], below: Any) -> tuple[dict[str, Any], bool]:

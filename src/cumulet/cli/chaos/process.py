@@ -15,7 +15,7 @@ from typing import Any
 from cumulet.cli.chaos.coverage import Aim, Trail
 from cumulet.cli.chaos.nursery import Child, Fresh, Launcher
 
-READY_WITHIN = 120.0
+READY_WITHIN = 600.0
 FROZEN = 6.0
 """Seconds of a SIGSTOP: longer than the lease of a saga (3.5 s) and the second in which another looks for it."""
 

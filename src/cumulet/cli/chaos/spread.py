@@ -39,7 +39,7 @@ SINGLES = (
 """The control roles, once each."""
 FRONT = ("front",)
 AGENTS = ("compute-agent", "network-agent", "volume-agent")
-READY_WITHIN = 180.0
+READY_WITHIN = 600.0
 AT_ONCE = 2
 """How many processes may be down or cut off at the same time."""
 Restart = Callable[[], Awaitable[None]]
