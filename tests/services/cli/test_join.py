@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from cumulet.assembly import asking
 from cumulet.assembly.join import toml
 from cumulet.cli import main
+from cumulet.cli.chaos.loopback import free_ports
 from cumulet.kernel.bus.names import Address
 from cumulet.kernel.settings import Settings
-from tests.spread.processes import free_port
 from tests.tls import Authority
 
 NAME, TOKEN, CLOUD = "edge", "join-" + "t" * 43, "the-cloud-s-id"
@@ -380,7 +380,7 @@ def test_what_is_no_url(tmp_path: Path, url: str) -> None:
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    for url in (f"http://127.0.0.1:{free_port()}", "https://no-such-name.invalid"):
+    for url in (f"http://127.0.0.1:{free_ports(1)[0]}", "https://no-such-name.invalid"):
         said = refused(tmp_path / "data", url, TOKEN)
         assert "can't be reached" in said
         assert "is the URL right" in said
