@@ -3,9 +3,7 @@
 .PHONY: help setup setup-machine demo check test test-spread tempest clientfunctional fuzz lint types imports clean guest-image bench chaos
 SHELL := /bin/sh
 BIN := .venv/bin
-SPREAD := CUMULET_TEST_SPREAD=1 $(BIN)/pytest -n 2 tests/contract/compute tests/contract/volume \
-	tests/contract/network/test_floatingips.py tests/contract/identity/test_access_rules.py \
-	tests/contract/insight/test_hosts.py
+SPREAD := CUMULET_TEST_SPREAD=1 $(BIN)/pytest -n 2 tests/contract
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -47,7 +45,7 @@ test: setup-machine guest-image lint types imports  ## every check, real guests 
 	@$(BIN)/python tools/fuzz.py --examples 2
 	@$(BIN)/pytest -m machine
 
-test-spread: setup-machine  ## the contract tests of compute and volume with the roles of each cloud apart
+test-spread: setup-machine  ## the contract tests with the roles of each cloud apart
 	@$(SPREAD)
 
 tempest: setup  ## OpenStack's own test suite: make tempest ARGS='identity image' (ARGS=--help says more)

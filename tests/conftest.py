@@ -27,7 +27,7 @@ from tests.observed import (  # noqa: F401 - hooks and fixtures of all tests
 )
 from tests.postgres import postgres_server
 from tests.rabbit import rabbit, rabbit_alone, rabbit_broker, rabbit_shared  # noqa: F401 - fixtures of all tests
-from tests.together import Buses
+from tests.together import ALONE, Buses
 
 # How fast this machine is, is no property of the code.
 hypothesis.settings.register_profile(
@@ -44,7 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if "machine" in item.keywords:
                 item.add_marker(off)
     if os.environ.get("CUMULET_TEST_SPREAD") == "1":
-        items[:] = [item for item in items if "alone" not in item.keywords]
+        names = tuple(f"tests/contract/{name}" for name in ALONE)
+        items[:] = [item for item in items if not item.nodeid.startswith(names)]
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from cumulet.kernel import trace
 from cumulet.kernel.trace import Event
 from tests.contract.compute.conftest import World
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 STEPS = ["api.request", "api.token.validate", "api.token.valid", "api.validate", "api.record"]
 
 

@@ -20,7 +20,6 @@ async def test_root_lists_both_versions_without_a_token(world: World) -> None:
     assert current["links"] == [{"rel": "self", "href": "http://localhost/compute/v2.1/"}]
 
 
-@pytest.mark.alone  # a front door says itself where a client is
 @pytest.mark.parametrize("path", ["/compute/v2.1", "/compute/v2.1/", "/compute/v2/"])
 async def test_a_version_shows_itself_by_the_address_of_the_client(world: World, path: str) -> None:
     reply = await world.cloud.request("GET", path, headers={"host": "cloud.example:8080", "x-forwarded-proto": "https"})

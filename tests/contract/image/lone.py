@@ -3,13 +3,17 @@
 
 A token here says whom it stands for: ``user@project:role,role``. The whole
 path with a real identity service is tested with a whole cloud.
+
+In a session that runs spread (see `tests.together`) it is two API processes that take turns and one for each agent:
+what each learns, the others know from PostgreSQL, RabbitMQ and the data directory alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+import itertools
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +23,7 @@ from urllib.parse import parse_qsl
 import orjson
 from sqlalchemy import MetaData
 
-from cumulet.client.transport import AbsentTransport, LocalReply, LocalTransport
+from cumulet.client.transport import AbsentTransport, Body, LocalReply, LocalTransport
 from cumulet.kernel import clock, ids
 from cumulet.kernel.bus import Bus, MemoryBus
 from cumulet.kernel.bus.rabbit import RabbitBus
@@ -115,19 +119,71 @@ class Reply:
         return orjson.loads(self.data)
 
 
+class Turns:
+    """Sends each request to the next of several processes, as a front door does."""
+
+    def __init__(self, transports: Sequence[LocalTransport]) -> None:
+        self._order = itertools.cycle(transports)
+
+    async def send(
+        self, method: str, path: str, headers: Mapping[str, str], body: Body = b"", *, timeout: float = 60.0
+    ) -> LocalReply:
+        return await next(self._order).send(method, path, headers, body, timeout=timeout)
+
+
+@dataclass
+class Process:
+    """What one process has of the service."""
+
+    service: Service
+    parts: Parts
+
+    @property
+    def app(self) -> Any:
+        """The API, if it is here."""
+        return next((role.app for role in self.service.roles if role.app is not None), None)
+
+    @property
+    def tasks(self) -> list[Any]:
+        return [task for role in self.service.roles for task in role.tasks]
+
+
 @dataclass
 class Lone:
     """The service and a client of it."""
 
-    service: Service
-    parts: Parts
-    transport: LocalTransport
+    processes: list[Process]
+    transport: Turns
     identity: PlayedIdentity
 
     @property
+    def service(self) -> Service:
+        return self.processes[0].service
+
+    @property
+    def parts(self) -> Parts:
+        return self.processes[0].parts
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What all processes have noted there, e.g. an agent its drivers."""
+        return {name: value for one in self.processes for name, value in one.parts.options.items()}
+
+    @property
+    def inners(self) -> list[Any]:
+        """The service's own object of each API process."""
+        return [one.app.service for one in self.processes if one.app is not None]
+
+    @property
     def inner(self) -> Any:
-        """The service's own object."""
-        return next(role.app.service for role in self.service.roles if role.app is not None)
+        """That of the first."""
+        return self.inners[0]
+
+    def configure(self, **values: Any) -> None:
+        """Change settings of every API process, as a restart with another settings file does."""
+        for one in self.inners:
+            for name, value in values.items():
+                setattr(one.config, name, value)
 
     async def request(
         self,
@@ -172,59 +228,64 @@ async def lone_service(
     ``others``: catalogue type → how it is reached; ``postgres``: a DSN, for another database than SQLite.
     """
     data.mkdir(parents=True, exist_ok=True)
-    databases: list[Database] = []
     identity = PlayedIdentity()
-    spread = Buses.node is not None and any(role.endswith("-agent") for role in roles) and started
+    spread = Buses.node is not None and started
     postgres = postgres or (Databases.server or "" if spread else "")
-
-    async def open_database(name: str, metadata: MetaData, migrations: Path | None) -> Database:
-        made: Database
-        if postgres:
-            from cumulet.kernel.db.postgres import PostgresDatabase
-
-            made = await PostgresDatabase.connect(postgres, f"{name}_{ids.new_hex()[:12]}")
-        else:
-            made = SqliteDatabase(data / f"{name}.db")
-        databases.append(made)
-        await ensure_schema(made, metadata, migrations)
-        return made
+    mark = ids.new_hex()[:12]
 
     def transport(type_: str) -> Any:
         known = {"identity": identity, **(others or {})}
         return known.get(type_) or AbsentTransport(type_)
 
-    secrets = SecretFile(data / "secrets.json")
-    stack = AsyncExitStack()
-    bus: Bus = MemoryBus()
-    if spread:  # whose roles speak over a bus does so by a broker
-        bus = await RabbitBus.connect(await stack.enter_async_context(Buses.fresh()))
-    parts = Parts(
-        settings=Settings(settings or {}, environ={}),
-        data=data,
-        host="node-1",
-        bus=bus,
-        open_database=open_database,
-        transport=transport,
-        authenticator=Played(),
-        secrets=secrets,
-        seal=Seal("test"),
-        privileged=None,
-        options=dict(options or {}),
-    )
-    service: Service = await importlib.import_module(f"cumulet.{package}.service").build(parts, set(roles))
-    tasks = [task for role in service.roles for task in role.tasks] if started else []
-    app = next((role.app for role in service.roles if role.app is not None), None)
-    try:
-        if service.bootstrap is not None:
-            await service.bootstrap({})
-        for task in tasks:
+    async def process(here: set[str], bus: Bus, stack: AsyncExitStack) -> Process:
+        stack.push_async_callback(bus.close)
+
+        async def open_database(name: str, metadata: MetaData, migrations: Path | None) -> Database:
+            made: Database
+            if postgres:
+                from cumulet.kernel.db.postgres import PostgresDatabase
+
+                made = await PostgresDatabase.connect(postgres, f"{name}_{mark}", connections=4 if spread else 8)
+            else:
+                made = SqliteDatabase(data / f"{name}.db")
+            stack.push_async_callback(made.close)
+            await ensure_schema(made, metadata, migrations)
+            return made
+
+        parts = Parts(
+            settings=Settings(settings or {}, environ={}),
+            data=data,
+            host="node-1",
+            bus=bus,
+            open_database=open_database,
+            transport=transport,
+            authenticator=Played(),
+            secrets=SecretFile(data / "secrets.json"),
+            seal=Seal("test"),
+            privileged=None,
+            options={"sole": not spread, **(options or {})},
+        )
+        made = Process(await importlib.import_module(f"cumulet.{package}.service").build(parts, here), parts)
+        stack.push_async_callback(made.service.close)
+        return made
+
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(Buses.fresh()) if spread else ""
+        processes = []
+        for here in _groups(set(roles), apart=spread):
+            processes.append(await process(here, await RabbitBus.connect(url) if url else MemoryBus(), stack))
+            if (bootstrap := processes[-1].service.bootstrap) is not None:
+                await bootstrap({})
+        for task in (task for one in processes for task in one.tasks) if started else ():
+            stack.push_async_callback(task.stop)
             await task.start()
-        yield Lone(service, parts, LocalTransport(app, mount, package), identity)
-    finally:
-        for task in reversed(tasks):
-            await task.stop()
-        await service.close()
-        await parts.bus.close()
-        for database in databases:
-            await database.close()
-        await stack.aclose()
+        apps = [one.app for one in processes if one.app is not None] or [None]
+        yield Lone(processes, Turns([LocalTransport(app, mount, package) for app in apps]), identity)
+
+
+def _groups(roles: set[str], *, apart: bool) -> list[set[str]]:
+    """Which roles share a process: all of them; or apart, the agents' have their own, and there are two of the rest."""
+    if not apart:
+        return [roles]
+    agents = {role for role in roles if role.endswith("-agent")}
+    return [roles - agents] * (2 if roles - agents else 0) + [{one} for one in sorted(agents)]

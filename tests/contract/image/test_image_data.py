@@ -245,7 +245,7 @@ async def test_fewer_bytes_than_announced(image: Lone) -> None:
 
 
 async def test_a_client_that_stalls(image: Lone) -> None:
-    image.inner.config.stall_seconds = 0.05
+    image.configure(stall_seconds=0.05)
     image_id = await queued(image)
 
     async def stream() -> AsyncIterator[bytes]:
@@ -276,7 +276,7 @@ async def test_a_full_disk(image: Lone, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_limits_of_size(image: Lone) -> None:
-    image.inner.config.size_cap_bytes = 10
+    image.configure(size_cap_bytes=10)
     image_id = await queued(image)
     assert (await put(image, image_id, b"x" * 11)).status == 413
 
@@ -284,8 +284,8 @@ async def test_limits_of_size(image: Lone) -> None:
         yield b"x" * 11
 
     assert (await put(image, image_id, stream())).status == 413
-    image.inner.config.size_cap_bytes = 2**40
-    image.inner.config.total_mib_quota = 1
+    image.configure(size_cap_bytes=2**40)
+    image.configure(total_mib_quota=1)
     assert (await put(image, image_id, b"x" * (1024 * 1024 + 1))).status == 413
     assert await status(image, image_id) == "queued"
     assert files(image) == []
@@ -351,7 +351,7 @@ async def test_deleted_records_are_purged_in_time(image: Lone) -> None:
     await image.request("DELETE", f"/v2/images/{image_id}")
     await loops.purge(image.inner)
     assert (await image.request("POST", "/v2/images", {"id": image_id})).status == 409
-    image.inner.config.keep_deleted_days = 0
+    image.configure(keep_deleted_days=0)
     await loops.purge(image.inner)
     assert (await image.request("POST", "/v2/images", {"id": image_id})).status == 201
 

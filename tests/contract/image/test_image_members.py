@@ -64,7 +64,7 @@ async def test_members_refuse(image: Lone) -> None:
     for body in ({}, {"status": "maybe"}):
         assert (await image.request("PUT", member, body, token=ALT)).status == 400
     assert (await image.request("POST", shared, {"member": "x"}, token=ALT)).status == 403
-    image.inner.config.member_quota = 1
+    image.configure(member_quota=1)
     assert (await image.request("POST", shared, {"member": "x"})).status == 413
     hidden = await patch(image, image_id, {"op": "replace", "path": "/visibility", "value": "private"})
     assert hidden.status == 200

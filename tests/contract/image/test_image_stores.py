@@ -221,8 +221,8 @@ async def test_an_image_of_another_region(image: Lone) -> None:
         {"id": "e", "interface": "public", "region_id": "R", "service_id": "played-image",
          "url": "http://this-cloud.invalid/image"},
     ]  # fmt: skip
-    image.parts.transport = lambda type_: image.transport if type_ == "image" else image.identity
-    image.inner.session._transport = image.parts.transport
+    for one in image.inners:
+        one.session._transport = lambda type_: image.transport if type_ == "image" else image.identity
     source = await make(image, data=DATA, hw_cpu_cores="5", os_distro="rhel", speed="88")
     target = await make(image, disk_format="iso", container_format="ovf", hw_cpu_cores="1", hw_old="1", mine="1")
     method = {"name": "glance-download", "glance_region": "R", "glance_image_id": source}
@@ -385,7 +385,7 @@ async def test_the_cache(tmp_path: Path) -> None:
         assert (await image.request("GET", f"/v2/images/{image_id}/file")).data == DATA
         hits = (await image.request("GET", "/v2/cache", token=ADMIN)).json["cached_images"][0]["hits"]
         assert hits == 1
-        image.inner.config.cache_max_mib = 0
+        image.configure(cache_max_mib=0)
         pruned = (await image.request("POST", "/v2/cache/prune", token=ADMIN)).json
         assert pruned == {"total_files_pruned": 1, "total_bytes_pruned": len(DATA)}
         assert (await image.request("GET", f"/v2/images/{image_id}/file")).status == 503
@@ -460,7 +460,8 @@ async def test_lists_of_tasks(image: Lone, web: Site) -> None:
 
 async def test_unified_limits(image: Lone) -> None:
     lists = image.identity.lists
-    image.inner.limits._asked = -100.0
+    for one in image.inners:
+        one.limits._asked = -100.0
     lists["registered_limits"] = [
         {"service_id": "played-image", "resource_name": "image_count_total", "default_limit": 5},
         {"service_id": "played-image", "resource_name": "image_size_total", "default_limit": 1},

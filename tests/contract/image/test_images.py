@@ -154,7 +154,7 @@ async def test_a_reader_may_look_and_not_touch(image: Lone) -> None:
 
 
 async def test_the_project_limits(image: Lone) -> None:
-    image.inner.config.count_quota = 1
+    image.configure(count_quota=1)
     await make(image)
     reply = await image.request("POST", "/v2/images", {})
     assert reply.status == 413
@@ -366,7 +366,7 @@ async def test_tags(image: Lone) -> None:
     assert (await image.request("PUT", f"{path}/tags/two", token=ALT)).status == 404
     assert (await image.request("DELETE", f"{path}/tags/one")).status == 204
     assert (await image.request("DELETE", f"{path}/tags/one")).status == 404
-    image.inner.config.tag_quota = 0
+    image.configure(tag_quota=0)
     assert (await image.request("PUT", f"{path}/tags/three")).status == 413
 
 

@@ -386,7 +386,6 @@ async def test_a_removal_is_given_up_when_something_came(tmp_path: Path, monkeyp
         assert (refused.status, made.json["volume"]["id"] in refused.json["error"]["message"]) == (409, True)
 
 
-@pytest.mark.alone
 async def test_a_cloud_of_one_process_has_no_other_hosts(tmp_path: Path) -> None:
     async with running_cloud(tmp_path, packages=["insight"]) as cloud:
         reply = await cloud.request("POST", f"{BASE}/join-tokens", {}, token=await cloud.login("admin"))

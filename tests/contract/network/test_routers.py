@@ -184,7 +184,7 @@ async def test_nobody_slips_a_port_into_a_router(host: Net) -> None:
     reply = await host.put(f"/ports/{own}", {"port": {"device_id": (await host.make("/routers"))["id"]}})
     refused(reply, 409, "ServicePortInUse")
     await host.eventually(f"/ports/{own}", status="ACTIVE")
-    driver = host.lone.parts.options["network_drivers"]["node-1"]
+    driver = host.lone.options["network_drivers"]["node-1"]
     assert [one.port_id for one in driver.plans.routers[router].interfaces] == [own]
     assert (await mallory.delete(f"/ports/{port['id']}")).status == 204
     dhcp = await mallory.make("/ports", network_id=network_id, device_owner="network:dhcp")
