@@ -3,7 +3,10 @@
 .PHONY: help setup setup-machine demo check test test-spread tempest clientfunctional fuzz lint types imports clean guest-image bench chaos
 SHELL := /bin/sh
 BIN := .venv/bin
-SPREAD := CUMULET_TEST_SPREAD=1 $(BIN)/pytest -n 2 tests/contract
+SPREAD := CUMULET_TEST_SPREAD=1 $(BIN)/pytest -n 2 tests/contract/compute tests/contract/volume \
+	tests/contract/network tests/contract/image tests/contract/placement tests/contract/insight \
+	tests/contract/identity/test_access_rules.py tests/contract/identity/test_flow.py \
+	tests/contract/identity/test_lists.py
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20

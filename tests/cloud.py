@@ -139,7 +139,7 @@ async def running_cloud(
     chosen = {"hypervisor": "simulated", "network_driver": "simulated", "volume_driver": "simulated", **(options or {})}
     data.mkdir(parents=True, exist_ok=True)
     if Buses.node is not None:
-        async with Databases.fresh() as dsn, Buses.fresh() as bus:
+        async with Databases.fresh() as dsn, Buses.fresh(packages) as bus:
             assert dsn is not None
             async with cloud_apart(
                 data, dsn, bus, packages=packages, settings=settings or {}, options=chosen, password=PASSWORD

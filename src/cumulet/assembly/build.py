@@ -255,7 +255,7 @@ async def build(
     except BaseException:
         await cloud.stop()
         raise
-    if "insight" in cloud.services or not packages:
+    if packages is None or "insight" in packages:
         cloud.tasks += [_events_loop(buffer, bus), cloud.heartbeat]
     if secrets.known(HOST_SECRET):
         cloud.tasks.append(standing(cloud))

@@ -24,7 +24,6 @@ async def _inventories(cloud: TestCloud, token: str) -> tuple[str, dict[str, Any
     return path, told.json
 
 
-@pytest.mark.alone
 async def test_a_host_repeats_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_cloud(tmp_path, packages=["identity", "placement", "network", "image", "compute"]) as cloud:
         token = await cloud.login("admin")

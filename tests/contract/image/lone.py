@@ -11,6 +11,7 @@ what each learns, the others know from PostgreSQL, RabbitMQ and the data directo
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import itertools
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ import orjson
 from sqlalchemy import MetaData
 
 from cumulet.client.transport import AbsentTransport, Body, LocalReply, LocalTransport
-from cumulet.kernel import clock, ids
+from cumulet.kernel import clock
 from cumulet.kernel.bus import Bus, MemoryBus
 from cumulet.kernel.bus.rabbit import RabbitBus
 from cumulet.kernel.context import Context
@@ -231,7 +232,7 @@ async def lone_service(
     identity = PlayedIdentity()
     spread = Buses.node is not None and started
     postgres = postgres or (Databases.server or "" if spread else "")
-    mark = ids.new_hex()[:12]
+    mark = hashlib.sha256(bytes(data)).hexdigest()[:12]  # who starts again in that directory finds what was
 
     def transport(type_: str) -> Any:
         known = {"identity": identity, **(others or {})}
@@ -270,7 +271,7 @@ async def lone_service(
         return made
 
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(Buses.fresh()) if spread else ""
+        url = await stack.enter_async_context(Buses.fresh({package})) if spread else ""
         processes = []
         for here in _groups(set(roles), apart=spread):
             processes.append(await process(here, await RabbitBus.connect(url) if url else MemoryBus(), stack))

@@ -83,11 +83,16 @@ def event(name: str, at: float = 0.0, took: float = 1.0, **more: Any) -> trace.E
 
 async def tell(insight: Lone, *events: trace.Event) -> None:
     """Send events over the bus as another process would, and wait until they are filed."""
-    wanted = insight.inner.stored + len(events)
+    wanted = filed(insight) + len(events)
     await insight.parts.bus.cast(EVENTS, Events(list(events)))
-    async with asyncio.timeout(5):
-        while insight.inner.stored < wanted:
+    async with asyncio.timeout(60):
+        while filed(insight) < wanted:
             await asyncio.sleep(0)
+
+
+def filed(insight: Lone) -> int:
+    """How many events its processes have filed."""
+    return sum(one.stored for one in insight.inners)
 
 
 async def flow_of(insight: Lone, token: str = DEMO, server: str = SERVER) -> dict[str, Any]:

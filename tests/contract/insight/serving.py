@@ -28,7 +28,7 @@ async def served(app: Any) -> AsyncIterator[str]:
     server = Server(config)
     running = asyncio.create_task(server._serve(sockets=[bound]))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not server.started:
                 await asyncio.sleep(0.005)
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"

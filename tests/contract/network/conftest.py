@@ -112,7 +112,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Net]:
     roles = {"network-api", "network-agent"}
     async with lone_service("network", tmp_path, roles, mount="/network") as lone:
         client = Net(lone)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not (await client.admin.get("/agents")).json["agents"]:
                 await asyncio.sleep(0.01)
         yield client

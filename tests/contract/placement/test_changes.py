@@ -74,7 +74,7 @@ async def test_pages(api: Api) -> None:
 async def test_a_reader_waits_for_the_first_change(api: Api) -> None:
     await api.provider("a", A)
     start = (await changes(api, 0))["sequence"]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         waiting = asyncio.create_task(changes(api, start, wait=20))
         await asyncio.sleep(0)  # it is under way
         await api.offer(A, VCPU=8)
