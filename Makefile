@@ -5,8 +5,8 @@ SHELL := /bin/sh
 BIN := .venv/bin
 SPREAD := CUMULET_TEST_SPREAD=1 $(BIN)/pytest -n 2 tests/contract/compute tests/contract/volume \
 	tests/contract/network tests/contract/image tests/contract/placement tests/contract/insight \
-	tests/contract/identity/test_access_rules.py tests/contract/identity/test_flow.py \
-	tests/contract/identity/test_lists.py
+	tests/contract/identity --ignore tests/contract/identity/test_directories.py \
+	--ignore tests/contract/identity/test_directory_guesses.py --ignore tests/contract/identity/test_directory_rows.py
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20

@@ -37,12 +37,15 @@ GROUPS = (
 )
 """Whatever two roles of a service say to each other crosses a border, but for compute's API and scheduler."""
 
+_ADDRESS = "asks a service as a client without a front door does"
 _TWICE = "runs other tests once more, on PostgreSQL, where spread they are anyway"
 ALONE = {
     "compute/test_inventory.py": "drives an agent's loop and its clock by hand",
-    "compute/test_versions.py::test_a_version_shows_itself_by_the_address_of_the_client":
-        "asks a service as a client without a front door does",
+    "compute/test_versions.py::test_a_version_shows_itself_by_the_address_of_the_client": _ADDRESS,
     "identity/test_conversations.py::test_postgresql_answers_the_same": _TWICE,
+    "identity/test_conversations.py::test_what_was_published_is_answered[catalogue: the catalogue is made": _ADDRESS,
+    "identity/test_conversations.py::test_what_was_published_is_answered[discovery: versions need no token": _ADDRESS,
+    "identity/test_proofs.py::test_too_many_wrong_passwords_have_to_wait": "each process counts wrong passwords",
     "insight/test_hosts.py::test_a_cloud_of_one_process_has_no_other_hosts": "is about a cloud of one process",
     "volume/test_postgresql.py": _TWICE,
 }  # fmt: skip
