@@ -64,7 +64,7 @@ class Recorder(Conversation):
         for line, following in pairwise(lines):
             match = REQUEST.match(line)
             if match is None and not line.startswith("["):
-                if line.startswith(("as ", "with ")):
+                if line.startswith(("as ", "with ", "basic ", "signed ")):
                     print(line)
                     await self.run(Section(section.title, ((0, line),)))
                 continue

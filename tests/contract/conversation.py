@@ -19,17 +19,25 @@ answer in quotation marks is text. ``until`` before an answer asks again until
 it comes, for what goes on after its request was answered. ``published`` before
 an answer says what the published service answers instead of the line before, where
 that is meant to differ (``published *``: not compared); tools/peer.py holds it to that.
+
+``basic user:password`` gives the next request a basic authorization, and
+``signed client_key=… client_secret=…`` signs it after OAuth1 (what may stand there
+are the arguments of oauthlib's Client). A form that is answered reads as an object.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
+
+from oauthlib import oauth1
 
 from tests.cloud import PASSWORD, Reply, TestCloud
 
@@ -94,6 +102,8 @@ class Conversation:
     kept: dict[str, Any] = field(default_factory=dict)
     token: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    signing: dict[str, str] = field(default_factory=dict)
+    """With what the next request is signed; nothing: not at all."""
 
     async def run(self, section: Section, differing: list[str] | None = None) -> None:
         """Hold a section: raises AssertionError at the first difference, or adds all to ``differing``."""
@@ -117,6 +127,11 @@ class Conversation:
                 elif line.startswith("with "):
                     name, _, value = line[5:].partition(": ")
                     self.headers[name.lower()] = self._fill(value)
+                elif line.startswith("basic "):
+                    proof = base64.b64encode(self._fill(line[6:]).encode()).decode()
+                    self.headers["authorization"] = f"Basic {proof}"
+                elif line.startswith("signed "):
+                    self.signing = dict(part.split("=", 1) for part in self._fill(line[7:]).split())
                 else:
                     assert reply is not None, "an answer before any request"
                     if line.startswith("until "):
@@ -165,9 +180,12 @@ class Conversation:
             data = None
         elif data is not None and method == "PATCH":
             headers.setdefault("content-type", self.speech.patch)
-        return await self.cloud.request(
-            method, self.speech.mount + path, data, token=self.token, headers=headers, body=sent
-        )
+        path = self.speech.mount + path
+        if self.signing:
+            client = oauth1.Client(**self.signing)
+            headers |= {"authorization": client.sign(f"http://localhost{path}", method)[1]["Authorization"]}
+            self.signing = {}
+        return await self.cloud.request(method, path, data, token=self.token, headers=headers, body=sent)
 
     async def _patiently(self, asked: str, reply: Reply, line: str) -> Reply:
         """The request's answer once it is that of the line, or the last one when patience ends."""
@@ -201,7 +219,7 @@ class Conversation:
         if pattern:
             wanted = json.loads(pattern)
             try:
-                got = reply.data.decode() if isinstance(wanted, str) else json.loads(reply.data)
+                got = reply.data.decode() if isinstance(wanted, str) else _object(reply)
             except ValueError:
                 raise AssertionError("the answer is no JSON") from None
             self._match(got, wanted, "")
@@ -270,6 +288,13 @@ class Conversation:
         if isinstance(value, list):
             return [self._filled(inner) for inner in value]
         return self._fill(value) if isinstance(value, str) else value
+
+
+def _object(reply: Reply) -> Any:
+    """What an answer says, from JSON or a form."""
+    if reply.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        return dict(parse_qsl(reply.data.decode(), keep_blank_values=True, strict_parsing=True))
+    return json.loads(reply.data)
 
 
 def _scope(place: str) -> Any:

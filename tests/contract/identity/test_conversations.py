@@ -17,8 +17,8 @@ ALL = [
     for section in sections(path)
 ]
 _ON_POSTGRES = {
-    "assignments", "credentials", "endpoint_filters", "federation", "limits", "policies", "projects", "roles", "tokens",
-    "trusts", "users",
+    "assignments", "credentials", "endpoint_filters", "federation", "limits", "oauth", "policies", "projects", "roles",
+    "tokens", "trusts", "users",
 }  # fmt: skip
 ON_POSTGRES = [one for one in ALL if str(one.id).split(":")[0] in _ON_POSTGRES]
 

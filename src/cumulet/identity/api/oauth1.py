@@ -8,7 +8,6 @@ from typing import Any
 from cumulet.identity.api import views
 from cumulet.identity.api.answers import collection, identity_of, member, page_of, require_same_id, url
 from cumulet.identity.api.delegation import refuse_delegated
-from cumulet.identity.logic import oauth1
 from cumulet.identity.schemas import AUTHORIZE, CONSUMER_CREATE, CONSUMER_UPDATE, listing
 from cumulet.kernel import clock
 from cumulet.kernel.db import Row
@@ -141,8 +140,10 @@ async def list_roles(request: Request) -> dict[str, Any]:
 
 
 async def show_role(request: Request) -> dict[str, Any]:
-    row, graph = await _found(request), await identity_of(request).tokens.graph()
-    return {"role": _role(request, oauth1.role_of(row, graph, request.params["role_id"]))}
+    identity, params = identity_of(request), request.params
+    graph = await identity.tokens.graph()
+    named = (params["user_id"], params["access_token_id"], params["role_id"])
+    return {"role": _role(request, await identity.oauth1.show_role(*named, graph))}
 
 
 _ONE = f"/{_CONSUMERS}/{{consumer_id}}"

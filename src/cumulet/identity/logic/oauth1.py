@@ -29,7 +29,21 @@ from cumulet.kernel import clock, ids
 from cumulet.kernel.db import Database, Row, Transaction
 from cumulet.kernel.errors import Invalid, NotFound, Unauthorized
 
-_VERIFIER = string.ascii_letters + string.digits
+_VERIFIER = "".join(sorted({*string.ascii_letters, *string.digits} - {*"jiIl1oO0"}))
+"""Without the letters that people take for one another: a verifier may be typed."""
+_VERIFIER_LENGTH = 8
+_SIGN = {
+    "HMAC-SHA1": "sign_hmac_sha1_with_client",
+    "HMAC-SHA256": "sign_hmac_sha256_with_client",
+    "HMAC-SHA512": "sign_hmac_sha512_with_client",
+    "PLAINTEXT": "sign_plaintext_with_client",
+}
+"""Method of a signature → the library's function for it."""
+_NEEDED = ("oauth_signature", "oauth_consumer_key", "oauth_nonce", "oauth_timestamp", "oauth_signature_method")
+_LIFETIME = 600
+"""Seconds by which a signed request may be older, or newer, than our clock."""
+_TIMESTAMP = 10
+"""Digits of a moment in seconds."""
 
 
 def header_members(authorization: str) -> dict[str, str]:
@@ -43,6 +57,26 @@ def header_members(authorization: str) -> dict[str, str]:
         if equals:
             members[unquote(name)] = unquote(value.strip('"'))
     return members
+
+
+def _refuse_odd(members: dict[str, str]) -> None:
+    """Raise Invalid for a signed request that is incomplete, of no method that is known here, or too old."""
+    when = members.get("oauth_timestamp", "")
+    for odd, kind, told in (
+        (not all(members.get(name) for name in _NEEDED), "request", "Missing mandatory OAuth parameters."),
+        (members.get("oauth_signature_method") not in _SIGN, "signature_method", "Unknown signature method."),
+        (members.get("oauth_version", "1.0") != "1.0", "request", "Invalid OAuth version."),
+        (len(when) != _TIMESTAMP, "request", "Invalid timestamp size"),
+        (not (when.isascii() and when.isdigit()), "request", "Timestamp must be an integer."),
+    ):
+        if odd:
+            raise _odd(told, kind)
+    if abs(clock.now() - int(when)) > _LIFETIME:
+        raise _odd(f"Timestamp given is invalid, differ from allowed by over {_LIFETIME} seconds.")
+
+
+def _odd(told: str, kind: str = "request") -> Invalid:
+    return Invalid(f"Validation failed with errors: invalid_{kind}, detail message is: {told}.")
 
 
 @dataclass(frozen=True)
@@ -71,13 +105,7 @@ class OAuth1:
         """Raise Unauthorized unless the request is signed with the secrets of the consumer and of the token."""
         from oauthlib.oauth1.rfc5849 import signature
 
-        kinds = {
-            "HMAC-SHA1": signature.sign_hmac_sha1_with_client,
-            "HMAC-SHA256": signature.sign_hmac_sha256_with_client,
-        }
-        sign = kinds.get(members.get("oauth_signature_method", ""))
-        if sign is None:
-            raise Unauthorized
+        sign = getattr(signature, _SIGN[members["oauth_signature_method"]])
         signed = [(name, value) for name, value in members.items() if name not in ("oauth_signature", "realm")]
         try:
             signed += signature.collect_parameters(uri_query=query, exclude_oauth_signature=True)
@@ -87,7 +115,7 @@ class OAuth1:
         except ValueError:
             raise Unauthorized from None
         made = sign(text, _Keys(self._secret(consumer), self._secret(token) if token is not None else ""))
-        if not hmac.compare_digest(made.encode(), members.get("oauth_signature", "").encode()):
+        if not hmac.compare_digest(made.encode(), members["oauth_signature"].encode()):
             raise Unauthorized
 
     # ---- consumers
@@ -147,7 +175,11 @@ class OAuth1:
         if not project_id:
             raise expecting("Requested-Project-Id", "request")
         await one(self._database, PROJECTS, project_id, "project")
-        self._check("POST", url, members, await self.show_consumer(consumer_id), None, query)
+        consumer = await self.show_consumer(consumer_id)
+        _refuse_odd(members)
+        if not members.get("oauth_callback"):
+            raise _odd("Missing callback URI.")
+        self._check("POST", url, members, consumer, None, query)
         secret = secrets.token_hex(16)
         row = {
             "id": ids.new_hex(),
@@ -172,7 +204,7 @@ class OAuth1:
         role_ids = sorted({role_named(graph, role) for role in named})
         if not set(role_ids) <= set(graph.expand(await held_on(self._database, user_id, row["project_id"]))):
             raise Unauthorized
-        verifier = "".join(secrets.choice(_VERIFIER) for _ in range(8))
+        verifier = "".join(secrets.choice(_VERIFIER) for _ in range(_VERIFIER_LENGTH))
         values = {"user_id": user_id, "verifier": verifier, "role_ids": role_ids}
 
         async def body(tx: Transaction) -> None:
@@ -190,9 +222,13 @@ class OAuth1:
             if not members.get(name):
                 raise expecting(name, "request")
         row = await self._live(REQUEST_TOKENS, members["oauth_token"], "Request token")
+        _refuse_odd(members)
+        verifier = members["oauth_verifier"]
+        if len(verifier) != _VERIFIER_LENGTH or not (verifier.isascii() and verifier.isalnum()):
+            raise _odd("Invalid verifier format.")
         if row["consumer_id"] != members["oauth_consumer_key"] or row["user_id"] is None:
             raise Unauthorized
-        if not hmac.compare_digest((row["verifier"] or "").encode(), members["oauth_verifier"].encode()):
+        if not hmac.compare_digest((row["verifier"] or "").encode(), verifier.encode()):
             raise Unauthorized
         self._check("POST", url, members, await self.show_consumer(row["consumer_id"]), row, query)
         secret = secrets.token_hex(16)
@@ -217,6 +253,10 @@ class OAuth1:
         if not members.get("oauth_token"):
             raise expecting("oauth_token", "request")
         row = await self._live(ACCESS_TOKENS, members["oauth_token"], "Access token")
+        try:
+            _refuse_odd(members)
+        except Invalid:
+            raise Unauthorized from None
         if members.get("oauth_consumer_key") != row["consumer_id"]:
             raise Unauthorized
         self._check("POST", url, members, await self.show_consumer(row["consumer_id"]), row, query)
@@ -238,6 +278,15 @@ class OAuth1:
             raise NotFound("Could not find, neither route nor resource.")
         return row
 
+    async def show_role(self, user_id: str, token_id: str, role_id: str, graph: RoleGraph) -> Row:
+        """One role of an access token; another user's is 401, as published."""
+        row = await _one(self._database, ACCESS_TOKENS, token_id, "Access token not found")
+        if row["user_id"] != user_id:
+            raise Unauthorized("User IDs do not match")
+        if role_id not in row["role_ids"] or role_id not in graph.by_id:
+            raise missing("role", role_id)
+        return graph.by_id[role_id]
+
     async def delete_access(self, user_id: str, token_id: str) -> None:
         """Take an access token back; the tokens made with it are void at once."""
 
@@ -249,13 +298,6 @@ class OAuth1:
             await self._feed.changed(tx, user_id=user_id)
 
         await self._database.run(body)
-
-
-def role_of(row: Row, graph: RoleGraph, role_id: str) -> Row:
-    """One role of an access token; raises NotFound."""
-    if role_id not in row["role_ids"] or role_id not in graph.by_id:
-        raise missing("role", role_id)
-    return graph.by_id[role_id]
 
 
 def _end(seconds: int) -> float | None:
