@@ -190,10 +190,11 @@ async def run_program(
 async def _read(stream: asyncio.StreamReader, limit: int, process: asyncio.subprocess.Process) -> bytes:
     data = bytearray()
     while part := await stream.read(65536):
+        if len(data) > limit:
+            continue  # a program has ended for asyncio only when its output was read to the end
         data += part
         if len(data) > limit:
             _kill_group(process)
-            break
     return bytes(data)
 
 

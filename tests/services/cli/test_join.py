@@ -201,6 +201,7 @@ _LEAVES = st.one_of(_TEXTS, st.booleans(), st.integers(-(2**62), 2**62), st.floa
 _VALUES = st.recursive(_LEAVES, lambda one: st.lists(one, max_size=3) | st.dictionaries(_TEXTS, one, max_size=3))
 
 
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")  # another test's thread does
 @given(st.dictionaries(_TEXTS, _VALUES, max_size=4))
 def test_whatever_is_written_is_read(values: dict[str, Any]) -> None:
     assert tomllib.loads(toml({"section": values})) == {"section": values}
