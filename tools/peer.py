@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.cloud import Reply  # noqa: E402
 from tests.contract.conversation import REQUEST, SPEECH, Conversation, Section, sections  # noqa: E402
+from tests.services.image.web import serving  # noqa: E402
 from tools.peer_cloud import Peer, PeerCloud  # noqa: E402
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z?")
@@ -41,10 +42,11 @@ _DIGESTS = ("checksum", "os_hash_value")
 _RANDOM = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-async def compare(peer: Peer, service: str, section: Section) -> bool:
+async def compare(peer: Peer, service: str, section: Section, kept: dict[str, Any]) -> bool:
     """Whether the published service answers what is written of it; tells where not."""
     differing: list[str] = []
-    await Conversation(peer, SPEECH[service], published=True).run(section, differing)  # type: ignore[arg-type]
+    held = Conversation(peer, SPEECH[service], published=True, kept=kept)  # type: ignore[arg-type]
+    await held.run(section, differing)
     print("DIFFERS" if differing else "agrees ", section.title, flush=True)
     for told in differing:
         print(told + "\n")
@@ -140,10 +142,11 @@ async def hold(cloud: PeerCloud, service: str, file: str, title: str, *, recordi
                     continue
                 cloud.put_back()
                 peer.tokens.clear()
-                if recording:
-                    await Recorder(peer, SPEECH[service]).record(section)  # type: ignore[arg-type]
-                else:
-                    differing += not await compare(peer, service, section)
+                async with serving() as kept:
+                    if recording:
+                        await Recorder(peer, SPEECH[service], kept=kept).record(section)  # type: ignore[arg-type]
+                    else:
+                        differing += not await compare(peer, service, section, kept)
     finally:
         cloud.end()
     return int(differing > 0)

@@ -55,6 +55,7 @@ enabled_import_methods = [glance-direct,web-download,copy-image,glance-download]
 image_cache_dir = {home}/cache
 image_cache_driver = sqlite
 worker_self_reference_url = http://localhost
+use_keystone_limits = true
 [database]
 connection = sqlite:///{home}/glance.db
 [keystone_authtoken]
@@ -62,6 +63,10 @@ connection = sqlite:///{home}/glance.db
 www_authenticate_uri = http://localhost/identity
 service_token_roles = service
 service_token_roles_required = true
+[oslo_limit]
+{limit}
+endpoint_service_type = image
+endpoint_region_name = RegionOne
 [paste_deploy]
 flavor = keystone+cachemanagement
 config_file = {venv}/etc/glance/glance-api-paste.ini
@@ -72,6 +77,9 @@ filesystem_store_datadir = {home}/first
 [second]
 filesystem_store_datadir = {home}/second
 [http]
+[import_filtering_opts]
+allowed_hosts = [127.0.0.1]
+allowed_ports = []
 [os_glance_staging_store]
 filesystem_store_datadir = {home}/staging
 [os_glance_tasks_store]
@@ -89,6 +97,14 @@ password = {password}
 user_domain_id = default
 project_name = service
 project_domain_id = default"""
+_LIMIT = """\
+auth_type = password
+auth_url = http://127.0.0.1:{port}/identity
+username = admin
+password = {password}
+user_domain_id = default
+system_scope = all"""
+_LIMITS = ("image_size_total", "image_stage_total", "image_count_total", "image_count_uploading")
 _WSGI = """\
 import os
 
@@ -199,6 +215,11 @@ async def furnish(peer: Peer, service: str) -> None:
     made = await make("service", name=name, type=name)
     for interface in ("public", "internal", "admin"):
         await make("endpoint", interface=interface, service_id=made, region_id="RegionOne", url=url[service])
+    if service == "image":  # what has no limit there is forbidden
+        where = {"service_id": made, "region_id": "RegionOne"}
+        limits = [{**where, "resource_name": one, "default_limit": -1} for one in _LIMITS]
+        token = await peer.login("admin", system=True)
+        await ask("POST", "/registered_limits", {"registered_limits": limits})
     user = await make("user", name=name, domain_id="default", password=PASSWORD)
     for role in ("admin", "service"):
         await ask("PUT", f"/projects/{project}/users/{user}/roles/{roles[role]}")
@@ -223,14 +244,15 @@ class PeerCloud:
                 await self._start(mount, ports)
             return Peer(ports)
         ports = {"/identity": _free_port(), **({"/image": _free_port()} if self.service == "image" else {})}
-        auth = _AUTH.format(port=ports["/identity"], password=PASSWORD)
+        own = {"port": ports["/identity"], "password": PASSWORD}
+        auth, limit = _AUTH.format(**own), _LIMIT.format(**own)
         peer = Peer(ports)
         (self.home / "locks").mkdir(parents=True)
         for mount in ports:
             name, _, text = _SERVED[mount]
             folder = self.home / name
             folder.mkdir()
-            told = text.format(home=self.home, venv=self.venv, auth=auth)
+            told = text.format(home=self.home, venv=self.venv, auth=auth, limit=limit)
             (folder / f"{_CONF[name]}.conf").write_text(told)
         (self.home / "served.py").write_text(_WSGI)
         manage = ["keystone-manage", "--config-dir", str(self.home / "keystone")]

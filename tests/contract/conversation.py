@@ -23,6 +23,7 @@ that is meant to differ (``published *``: not compared); tools/peer.py holds it 
 ``basic user:password`` gives the next request a basic authorization, and
 ``signed client_key=… client_secret=…`` signs it after OAuth1 (what may stand there
 are the arguments of oauthlib's Client). A form that is answered reads as an object.
+A path that begins with ``/identity/`` is asked of identity, whoever the conversation is with.
 """
 
 from __future__ import annotations
@@ -170,7 +171,8 @@ class Conversation:
         """Send one request, as whoever asks now and with the headers of the lines before."""
         headers, self.headers = {**self.speech.headers, **self.headers}, {}
         path = self._fill(path)
-        if path != "/" and not path.startswith(self.speech.whole):
+        elsewhere = path.startswith("/identity/") and self.speech.mount != "/identity"
+        if not elsewhere and path != "/" and not path.startswith(self.speech.whole):
             path = self.speech.version + path
         data = None if body is None else self._filled(json.loads(body))
         sent = b""
@@ -180,7 +182,7 @@ class Conversation:
             data = None
         elif data is not None and method == "PATCH":
             headers.setdefault("content-type", self.speech.patch)
-        path = self.speech.mount + path
+        path = path if elsewhere else self.speech.mount + path
         if self.signing:
             client = oauth1.Client(**self.signing)
             headers |= {"authorization": client.sign(f"http://localhost{path}", method)[1]["Authorization"]}

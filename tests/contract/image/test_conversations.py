@@ -14,6 +14,7 @@ import pytest
 from tests.cloud import TestCloud, running_cloud
 from tests.contract.conversation import SPEECH, Conversation, Section, sections
 from tests.contract.identity.conftest import CHEAP
+from tests.services.image.web import LOOPBACK, serving
 
 HERE = Path(__file__).parent
 ALL = [
@@ -25,12 +26,14 @@ STORES = [{"id": "file", "weight": 0}, {"id": "second"}, {"id": "http", "type": 
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[TestCloud]:
-    told = {"identity": CHEAP, "image": {"stores": STORES}}
+async def cloud(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[TestCloud]:
+    loopback = LOOPBACK if request.node.callspec.id.startswith("web:") else {}
+    told = {"identity": CHEAP, "image": {"stores": STORES, **loopback}}
     async with running_cloud(tmp_path, packages=["image"], settings=told) as running:
         yield running
 
 
 @pytest.mark.parametrize("section", ALL)
 async def test_what_was_published_is_answered(cloud: TestCloud, section: Section) -> None:
-    await Conversation(cloud, SPEECH["image"]).run(section)
+    async with serving() as kept:
+        await Conversation(cloud, SPEECH["image"], kept=kept).run(section)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -53,6 +54,15 @@ class Site:
         await response.write(data)
         await response.write_eof()
         return response
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[dict[str, Any]]:
+    """A server with what conversations download: ``$web`` in them is its URL."""
+    async with site() as served:
+        served.files["/ten"] = b"0123456789"
+        served.redirects |= {"/moved": f"{served.url}/ten", "/round": f"{served.url}/round"}
+        yield {"web": served.url}
 
 
 @asynccontextmanager
