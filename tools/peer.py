@@ -10,6 +10,7 @@ VENV is a virtual environment with the published services:
 They are configured, started and ended by this command, in a directory that it
 removes (or in DIR, which is kept: the next run with it starts sooner). FILE is
 the stem of a file in tests/contract/SERVICE, TITLE a part of a section's title.
+A file `locations` is held with a service that shows where images are.
 With --record the conversations are printed with the answers of the published
 service in the place of those that were written.
 Where a difference is meant the conversation says what the published service
@@ -130,12 +131,12 @@ class Recorder(Conversation):
         return text
 
 
-async def hold(cloud: PeerCloud, service: str, file: str, title: str, *, recording: bool) -> int:
-    """Hold the chosen sections with the published service; the status of the command."""
+async def hold(cloud: PeerCloud, paths: list[Path], title: str, *, recording: bool) -> int:
+    """Hold the chosen sections with the published service; how many differ."""
     differing = 0
     try:
         peer = await cloud.begin()
-        for path in sorted((ROOT / "tests" / "contract" / service).glob(f"{file}.txt")):
+        for path in paths:
             print(f"# {path.stem}", flush=True)
             for section in sections(path):
                 if title not in section.title:
@@ -144,12 +145,13 @@ async def hold(cloud: PeerCloud, service: str, file: str, title: str, *, recordi
                 peer.tokens.clear()
                 async with serving() as kept:
                     if recording:
-                        await Recorder(peer, SPEECH[service], kept=kept).record(section)  # type: ignore[arg-type]
+                        held = Recorder(peer, SPEECH[cloud.service], kept=kept)  # type: ignore[arg-type]
+                        await held.record(section)
                     else:
-                        differing += not await compare(peer, service, section, kept)
+                        differing += not await compare(peer, cloud.service, section, kept)
     finally:
         cloud.end()
-    return int(differing > 0)
+    return differing
 
 
 def main() -> int:
@@ -163,8 +165,13 @@ def main() -> int:
     told = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cumulet-peer-") as folder:
         home = (told.home or Path(folder)).resolve()
-        cloud = PeerCloud(told.venv.resolve(), home, told.service)
-        return asyncio.run(hold(cloud, told.service, told.file, told.title, recording=told.record))
+        found = sorted((ROOT / "tests" / "contract" / told.service).glob(f"{told.file}.txt"))
+        differing = 0
+        for shown in (False, True):
+            if paths := [path for path in found if (path.stem == "locations") == shown]:
+                cloud = PeerCloud(told.venv.resolve(), home / "shown" if shown else home, told.service, shown)
+                differing += asyncio.run(hold(cloud, paths, told.title, recording=told.record))
+        return int(differing > 0)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ image_cache_dir = {home}/cache
 image_cache_driver = sqlite
 worker_self_reference_url = http://localhost
 use_keystone_limits = true
+show_multiple_locations = {shown}
 [database]
 connection = sqlite:///{home}/glance.db
 [keystone_authtoken]
@@ -232,6 +233,8 @@ class PeerCloud:
     venv: Path
     home: Path
     service: str
+    shown: bool = False
+    """Whether images show where they are."""
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     async def begin(self) -> Peer:
@@ -252,7 +255,7 @@ class PeerCloud:
             name, _, text = _SERVED[mount]
             folder = self.home / name
             folder.mkdir()
-            told = text.format(home=self.home, venv=self.venv, auth=auth, limit=limit)
+            told = text.format(home=self.home, venv=self.venv, auth=auth, limit=limit, shown=self.shown)
             (folder / f"{_CONF[name]}.conf").write_text(told)
         (self.home / "served.py").write_text(_WSGI)
         manage = ["keystone-manage", "--config-dir", str(self.home / "keystone")]

@@ -27,8 +27,9 @@ STORES = [{"id": "file", "weight": 0}, {"id": "second"}, {"id": "http", "type": 
 
 @pytest.fixture
 async def cloud(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[TestCloud]:
-    loopback = LOOPBACK if request.node.callspec.id.startswith("web:") else {}
-    told = {"identity": CHEAP, "image": {"stores": STORES, **loopback}}
+    file = request.node.callspec.id.partition(":")[0]
+    more = {"web": LOOPBACK, "locations": {**LOOPBACK, "show_locations": True}}.get(file, {})
+    told = {"identity": CHEAP, "image": {"stores": STORES, **more}}
     async with running_cloud(tmp_path, packages=["image"], settings=told) as running:
         yield running
 
