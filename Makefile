@@ -3,10 +3,7 @@
 .PHONY: help setup setup-machine demo check test test-spread tempest clientfunctional fuzz lint types imports clean guest-image bench chaos
 SHELL := /bin/sh
 BIN := .venv/bin
-SPREAD := CUMULET_TEST_SPREAD=1 $(BIN)/pytest -n 2 tests/contract/compute tests/contract/volume \
-	tests/contract/network tests/contract/image tests/contract/placement tests/contract/insight \
-	tests/contract/identity --ignore tests/contract/identity/test_directories.py \
-	--ignore tests/contract/identity/test_directory_guesses.py --ignore tests/contract/identity/test_directory_rows.py
+SPREAD := CUMULET_TEST_SPREAD=1 $(BIN)/pytest -n 2 tests/contract
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -27,8 +24,8 @@ demo:  ## from nothing to a real server that one logs in to
 	@tools/demo.sh
 
 lint:
-	@$(BIN)/ruff check src tests
-	@$(BIN)/ruff format --check -q src tests
+	@$(BIN)/ruff check src tests tools bench
+	@$(BIN)/ruff format --check -q src tests tools bench
 
 types:
 	@$(BIN)/mypy

@@ -5,7 +5,7 @@ On a spread cloud of its own (two of each control role, one front door, two host
 PostgreSQL and RabbitMQ) each round kills one control process with SIGKILL while
 clients of the front door read and write and servers are being built. Told: from
 the first to the last failed request, in seconds after the kill; how long the
-sagas that the process held stood still; and, for a killed host, how soon after
+sagas that were in work then, in this process or its twin, stood still; and, for a killed host, how soon after
 its agent was back its servers were ACTIVE or ERROR.
 """
 
@@ -164,11 +164,11 @@ async def measure(folder: Path, below: Any, rounds: int) -> None:
         try:
             async with opened(cloud) as site:
                 await all_at_rest(site)
-                print(f"{'killed':<20}{'requests':>9}{'failed':>8}{'last after':>12}{'sagas':>7}{'still for':>11}")
+                print(f"{'killed':<20}{'requests':>9}{'failed':>8}{'last after':>12}{'in work':>9}{'still for':>11}")
                 for number in range(rounds):
                     part = cloud.control[number % len(cloud.control)]
                     sent, failed, last, held, rest = await one_round(cloud, site, database, part)
-                    print(f"{part.label:<20}{sent:>9}{failed:>8}{last:>10.2f} s{held:>7}{rest:>9.2f} s", flush=True)
+                    print(f"{part.label:<20}{sent:>9}{failed:>8}{last:>10.2f} s{held:>9}{rest:>9.2f} s", flush=True)
                 for number in range(max(rounds // 2, 1)):
                     part = cloud.hosts[number % len(cloud.hosts)]
                     took, ends = await agent_round(cloud, site, part)

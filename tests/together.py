@@ -38,6 +38,7 @@ GROUPS = (
 """Whatever two roles of a service say to each other crosses a border, but for compute's API and scheduler."""
 
 _ADDRESS = "asks a service as a client without a front door does"
+_REFRESH = "drives the loop by hand in which one process asks the directory anew"
 _TWICE = "runs other tests once more, on PostgreSQL, where spread they are anyway"
 ALONE = {
     "compute/test_inventory.py": "drives an agent's loop and its clock by hand",
@@ -45,6 +46,9 @@ ALONE = {
     "identity/test_conversations.py::test_postgresql_answers_the_same": _TWICE,
     "identity/test_conversations.py::test_what_was_published_is_answered[catalogue: the catalogue is made": _ADDRESS,
     "identity/test_conversations.py::test_what_was_published_is_answered[discovery: versions need no token": _ADDRESS,
+    "identity/test_directories.py": _REFRESH,
+    "identity/test_directory_guesses.py": "each process counts wrong passwords",
+    "identity/test_directory_rows.py": _REFRESH,
     "identity/test_proofs.py::test_too_many_wrong_passwords_have_to_wait": "each process counts wrong passwords",
     "insight/test_hosts.py::test_a_cloud_of_one_process_has_no_other_hosts": "is about a cloud of one process",
     "volume/test_postgresql.py": _TWICE,

@@ -109,9 +109,7 @@ async def _ask(
     except aiohttp.ClientConnectorCertificateError as error:
         raise JoinError(f"{where} is not trusted: {_verdict(error.certificate_error)}; {_whom(ca)}") from None
     except aiohttp.ClientConnectorError as error:
-        raise JoinError(
-            f"{where} can't be reached: {_cause(error)}; is the URL right, and does the cloud run?"
-        ) from None
+        raise JoinError(f"{where} can't be reached: {_cause(error)}; {_UNREACHED}") from None
     except TimeoutError:
         raise JoinError(f"{where} gives no whole answer within {_SECONDS:g} s", open_end=True) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -10,7 +10,6 @@ join that was refused leaves the data directory as it was.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -212,24 +211,11 @@ def _write(path: Path, text: str) -> None:
 
 def toml(settings: Mapping[str, Mapping[str, Any]]) -> str:
     """Sections as a settings file. None stands for a key that is not there."""
-    lines = ["# Written by `cumulet join`; yours to change from then on."]
-    for name, values in settings.items():
-        lines += ["", f"[{name}]"]
-        lines += [f"{_text(key)} = {_value(value)}" for key, value in values.items() if value is not None]
-    return "\n".join(lines) + "\n"
+    import tomli_w
+
+    return f"# Written by `cumulet join`; yours to change from then on.\n\n{tomli_w.dumps(_known(settings))}"
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        told = [f"{_text(key)} = {_value(one)}" for key, one in value.items() if one is not None]
-        return "{" + ", ".join(told) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(one) for one in value) + "]"
-    if isinstance(value, str):
-        return _text(value)
-    return repr(value) if isinstance(value, float) else json.dumps(value)
-
-
-def _text(text: str) -> str:
-    """JSON's strings are TOML's, but for surrogates, which TOML knows none of, and DEL, which JSON lets stand."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without what is None, at every depth."""
+    return {key: _known(one) if isinstance(one, Mapping) else one for key, one in values.items() if one is not None}

@@ -81,16 +81,9 @@ def _join(url: str | None, token: str | None, given: dict[str, Any]) -> int:
 
 def _local(given: dict[str, Any]) -> dict[str, Any]:
     """The sections of settings that are this host's own."""
-    import tomllib
+    from cumulet.kernel.settings import read_sections
 
-    from cumulet.kernel.settings import SettingsError
-
-    local: dict[str, Any] = {}
-    if given["settings"] is not None:
-        try:
-            local = tomllib.loads(given["settings"].read_text())
-        except tomllib.TOMLDecodeError as error:
-            raise SettingsError(f"{given['settings'].name}: {error}") from None
+    local = read_sections(given["settings"]) if given["settings"] is not None else {}
     if given["underlay"]:
         local.setdefault("network", {})["underlay_address"] = given["underlay"]
     return local

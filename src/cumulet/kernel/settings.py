@@ -23,6 +23,14 @@ class SettingsError(ValueError):
     """A setting is wrong; the text names the key."""
 
 
+def read_sections(path: Path) -> dict[str, Any]:
+    """What a TOML file says; raises SettingsError where it is none, and OSError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path.name}: {error}") from None
+
+
 class Settings:
     """All sections of one file, each read by the service that owns it."""
 
@@ -40,10 +48,7 @@ class Settings:
         """The settings of a TOML file (None or missing: all defaults); raises SettingsError."""
         if path is None or not path.exists():
             return cls()
-        try:
-            return cls(tomllib.loads(path.read_text(encoding="utf-8")))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path.name}: {error}") from None
+        return cls(read_sections(path))
 
     def section(self, name: str, model: type[S]) -> S:
         """The section as ``model``; unknown keys and wrong types raise SettingsError naming the key."""

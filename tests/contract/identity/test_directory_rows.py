@@ -155,9 +155,10 @@ async def test_a_group_whose_members_cannot_be_told_stops_no_other(
         assert (await company.ask("PUT", f"/projects/{project}/groups/{group}/roles/{reader}")).status == 204
         holders[name] = (await company.login(name, "pw", scope)).headers["x-subject-token"]
     members, other = Ldap.members, company.slapd.person("other", "pw")
+    untold = min(holders, key=lambda name: public_id(company.domain, "group", name))  # the one that is asked for first
 
     def failing(self: Ldap, team: Team) -> list[Person]:
-        if team.local_id == "two":
+        if team.local_id == untold:
             raise DirectoryFailed("an answer of this one group is no answer")
         return members(self, team)
 
@@ -168,7 +169,7 @@ async def test_a_group_whose_members_cannot_be_told_stops_no_other(
     standing = {
         name: (await company.ask("GET", "/auth/projects", token=token)).status for name, token in holders.items()
     }
-    assert standing == {"one": 401, "two": 200, "three": 401}
+    assert standing == {name: 200 if name == untold else 401 for name in holders}
 
 
 async def test_a_person_with_the_name_of_our_own_user_is_nobody(company: Company) -> None:

@@ -17,11 +17,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cumulet.assembly import asking
-from cumulet.assembly.join import toml
 from cumulet.cli import main
 from cumulet.cli.chaos.loopback import free_ports
 from cumulet.kernel.bus.names import Address
@@ -194,17 +191,6 @@ def test_its_own_settings_are_laid_over_the_cloud_s(front: Door, tmp_path: Path,
     assert kept["volume"] == {"backend": "rbd", "ceph": {"pool": "prod", "user": "c2", "keyring": "/k 🔑\x7f"}}
     assert Address.parse(kept["cloud"]["bus"]).ca_file == str(data / "bus-ca.pem")
     assert Settings.read(data / "host.toml").given("cloud") == kept["cloud"]
-
-
-_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
-_LEAVES = st.one_of(_TEXTS, st.booleans(), st.integers(-(2**62), 2**62), st.floats(allow_nan=False))
-_VALUES = st.recursive(_LEAVES, lambda one: st.lists(one, max_size=3) | st.dictionaries(_TEXTS, one, max_size=3))
-
-
-@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")  # another test's thread does
-@given(st.dictionaries(_TEXTS, _VALUES, max_size=4))
-def test_whatever_is_written_is_read(values: dict[str, Any]) -> None:
-    assert tomllib.loads(toml({"section": values})) == {"section": values}
 
 
 def test_the_way_to_an_address_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
+import tomli_w
+
 from cumulet.assembly.table import SERVICES, entry_of
 from cumulet.cli.chaos.coverage import Aim, Trail
 from cumulet.cli.chaos.loopback import free_ports
@@ -178,9 +180,7 @@ class SpreadCloud:
                 part.database = Relay(database_of(self._database))
                 await part.database.open()
                 cloud["database"] = dsn_through(self._database, part.database.port)
-            lines = ["[cloud]", *(f"{key} = {json.dumps(value)}" for key, value in cloud.items())]
-            lines += ["[cloud.endpoints]", *(f"{key} = {json.dumps(value)}" for key, value in endpoints.items()), ""]
-            part.settings.write_text("\n".join(lines))
+            part.settings.write_text(tomli_w.dumps({"cloud": {**cloud, "endpoints": endpoints}}), encoding="utf-8")
             part.settings.chmod(0o600)
 
     async def start(self) -> float:

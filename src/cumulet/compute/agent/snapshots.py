@@ -32,8 +32,8 @@ _AT_ONCE: Final = 2
 _PIECE: Final = 1 << 20
 _TRIES: Final = 5
 """How often an image service that is away is asked again before the snapshot fails."""
-_LOOK: Final = 0.1
-"""Seconds between two looks at an image that is about to be described."""
+_LOOK, _SLOWEST = 0.1, 2.0
+"""Seconds between the first two looks at an image that is about to be described, and between two later ones."""
 COPYING, PENDING, UPLOADING = "image_snapshot", "image_pending_upload", "image_uploading"
 
 
@@ -159,10 +159,12 @@ class Snapshots:
         Whoever asked us writes it down: an hour may have passed, the user's token may have aged, and a host
         changes nobody's images by its own right.
         """
+        pause = _LOOK
         while (image := await self._image(image_id)).status == "queued":
             if image.disk_format == format_:
                 return True
-            await clock.sleep(_LOOK)
+            await clock.sleep(pause)
+            pause = min(pause * 1.5, _SLOWEST)
         return False
 
     async def _send(self, image_id: str, path: Path) -> None:
