@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy import select
 
 from cumulet.compute import rpc
-from cumulet.compute.logic.hosts import seen
+from cumulet.compute.logic.hosts import host_report, seen
 from cumulet.compute.logic.making import ensure_volume
 from cumulet.compute.metadata.documents import documents_for
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SAGAS, SERVERS, next_number
@@ -26,7 +26,7 @@ from cumulet.compute.sagas.params import CreateServer, NetworkSlot
 from cumulet.compute.sagas.world import World, set_fault
 from cumulet.compute.scheduler.rpc import HOSTS as SCHEDULER_HOSTS
 from cumulet.compute.scheduler.rpc import REPORT as SCHEDULER_REPORT
-from cumulet.compute.scheduler.rpc import AskHosts, HostReport, Hosts
+from cumulet.compute.scheduler.rpc import AskHosts, Hosts
 from cumulet.compute.states import ACTIVE, BETWEEN_HOSTS, ERROR, RESIZED, SERVER, STOPPED
 from cumulet.compute.vifs import keep_vifs, read_vifs
 from cumulet.kernel import clock, ids, trace
@@ -368,24 +368,6 @@ def _record(server: Row, devices: list[Row]) -> rpc.ServerRecord:
         block_devices=[_device(one, one["attachment_id"] or "") for one in devices],
         config_drive=server["config_drive"], caller=None, token=None,
     )  # fmt: skip
-
-
-def host_report(row: Row) -> HostReport:
-    """A host's row as the scheduler takes it."""
-    have = row["resources"]
-    return HostReport(
-        host=row["host"],
-        node=row["node"],
-        up=not row["forced_down"],
-        enabled=row["status"] == "enabled",
-        zone=row["zone"],
-        hypervisor_hostname=have.get("hypervisor_hostname", row["host"]),
-        hypervisor_type=have.get("hypervisor_type", ""),
-        free_vcpus=have["vcpus"] - have["vcpus_used"],
-        free_memory_mib=have["memory_mib"] - have["memory_mib_used"],
-        free_disk_gib=have["disk_gib_free"],
-        reported_at=row["last_seen"],
-    )
 
 
 def _device(row: Row, attachment_id: str) -> rpc.BlockDevice:

@@ -63,6 +63,19 @@ async def test_a_service_is_disabled_and_enabled(world: World) -> None:
     assert "is not supported" in (await old.put("/os-services/disable", conductor)).json["badRequest"]["message"]
 
 
+async def test_a_disabled_host_gets_no_server_from_then_on(world: World, kept: dict[str, Any]) -> None:
+    """A scheduler that placed one there (``kept``) waits for no report of the host."""
+    path = f"/os-services/{(await compute_service(world))['id']}"
+    assert (await world.admin.put(path, {"status": "disabled"})).status == 200
+    try:
+        refused = await world.create()
+        assert (await world.demo.until(refused, "ERROR"))["fault"]["message"].startswith("No valid host")
+        await world.demo.gone(refused)
+    finally:
+        assert (await world.admin.put(path, {"status": "enabled"})).status == 200
+    await world.demo.gone((await world.active())["id"])
+
+
 async def test_a_host_with_servers_is_not_forgotten(world: World, kept: dict[str, Any]) -> None:
     service = await compute_service(world)
     reply = await world.admin.delete(f"/os-services/{service['id']}")

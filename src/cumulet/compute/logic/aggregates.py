@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import select
 
 from cumulet.compute.logic import Compute
-from cumulet.compute.logic.hosts import COMPUTE, zone_of
+from cumulet.compute.logic.hosts import COMPUTE, tell_schedulers, zone_of
 from cumulet.compute.models import AGGREGATES, HOSTS, SERVERS, next_number
 from cumulet.kernel import clock, ids
 from cumulet.kernel.db import Row, Transaction
@@ -45,7 +45,8 @@ async def _save(compute: Compute, tx: Transaction, row: Row, touched: set[str], 
     await tx.run(AGGREGATES.update().where(AGGREGATES.c.id == row["id"]).values(**changes))
     for host in sorted(touched):
         zone = await zone_of(tx, host, COMPUTE, compute.settings.default_zone)
-        await tx.run(HOSTS.update().where(HOSTS.c.host == host, HOSTS.c.binary == COMPUTE).values(zone=zone))
+        where = (HOSTS.c.host == host) & (HOSTS.c.binary == COMPUTE)
+        await tx.run(HOSTS.update().where(where).values(zone=zone, updated_at=changes["updated_at"]))
     return {**row, **changes}
 
 
@@ -102,7 +103,9 @@ async def update(compute: Compute, number: str, changes: Mapping[str, Any]) -> R
             values["metadata"] = await _merged(tx, row, {ZONE: changes[ZONE]})
         return await _save(compute, tx, row, set(row["hosts"]), **values)
 
-    return await compute.db.run(body)
+    row = await compute.db.run(body)
+    await tell_schedulers(compute, row["hosts"])
+    return row
 
 
 async def _merged(tx: Transaction, row: Row, changes: Mapping[str, str | None]) -> dict[str, str]:
@@ -124,7 +127,9 @@ async def set_metadata(compute: Compute, number: str, changes: Mapping[str, str 
         row = await _load(tx, number)
         return await _save(compute, tx, row, set(row["hosts"]), metadata=await _merged(tx, row, changes))
 
-    return await compute.db.run(body)
+    row = await compute.db.run(body)
+    await tell_schedulers(compute, row["hosts"])
+    return row
 
 
 async def delete(compute: Compute, number: str) -> None:
@@ -147,7 +152,9 @@ async def add_host(compute: Compute, number: str, host: str) -> Row:
         await _check_zone(tx, row, host, row["metadata"].get(ZONE))
         return await _save(compute, tx, row, {host}, hosts=[*row["hosts"], host])
 
-    return await compute.db.run(body)
+    row = await compute.db.run(body)
+    await tell_schedulers(compute, [host])
+    return row
 
 
 async def remove_host(compute: Compute, number: str, host: str) -> Row:
@@ -157,4 +164,6 @@ async def remove_host(compute: Compute, number: str, host: str) -> Row:
             raise NotFound(f"Cannot remove host {host} in aggregate {number}")
         return await _save(compute, tx, row, {host}, hosts=[one for one in row["hosts"] if one != host])
 
-    return await compute.db.run(body)
+    row = await compute.db.run(body)
+    await tell_schedulers(compute, [host])
+    return row

@@ -7,7 +7,8 @@ host's zone follows from the aggregates it is in and is kept in its row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import func, select
@@ -15,10 +16,12 @@ from sqlalchemy import func, select
 from cumulet.compute.errors import marker_missing
 from cumulet.compute.logic import Compute
 from cumulet.compute.models import AGGREGATES, HOSTS, SERVERS, next_number
+from cumulet.compute.scheduler.rpc import REPORT, HostReport
 from cumulet.kernel import clock, ids
 from cumulet.kernel.db import Row, Transaction
-from cumulet.kernel.errors import Conflict, Invalid, NotFound
+from cumulet.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 
+_log = logging.getLogger(__name__)
 COMPUTE: Final = "nova-compute"
 INTERNAL: Final = "internal"
 """The zone of the services that run no guests."""
@@ -63,6 +66,39 @@ async def seen(tx: Transaction, *, host: str, binary: str) -> None:
     await tx.insert(HOSTS, row)
 
 
+# ---- what schedulers know
+
+
+def host_report(row: Row) -> HostReport:
+    """A host's row as the scheduler takes it."""
+    have = row["resources"]
+    return HostReport(
+        host=row["host"],
+        node=row["node"],
+        up=not row["forced_down"],
+        enabled=row["status"] == "enabled",
+        zone=row["zone"],
+        hypervisor_hostname=have.get("hypervisor_hostname", row["host"]),
+        hypervisor_type=have.get("hypervisor_type", ""),
+        free_vcpus=have["vcpus"] - have["vcpus_used"],
+        free_memory_mib=have["memory_mib"] - have["memory_mib_used"],
+        free_disk_gib=have["disk_gib_free"],
+        reported_at=row["last_seen"],
+        changed_at=row["updated_at"] or row["created_at"],
+    )
+
+
+async def tell_schedulers(compute: Compute, names: Iterable[str]) -> None:
+    """Have what an operator changed of hosts count for the next server, not from their next reports on."""
+    for name in names:
+        row = await compute.db.first(select(HOSTS).where(HOSTS.c.host == name, HOSTS.c.binary == COMPUTE))
+        if row is not None:
+            try:
+                await compute.bus.fanout(REPORT, host_report(row))
+            except Unavailable as fault:  # then the schedulers are away as well, and ask when they are back
+                _log.warning("schedulers were not told of a change of host %s: %s", name, fault.message)
+
+
 # ---- services
 
 
@@ -89,7 +125,9 @@ async def change_service(compute: Compute, where: Any, missing: NotFound, **chan
         await tx.run(HOSTS.update().where(HOSTS.c.id == row["id"]).values(**changes, updated_at=clock.now()))
         return {**row, **changes}
 
-    return await compute.db.run(body)
+    row = await compute.db.run(body)
+    await tell_schedulers(compute, [row["host"]])
+    return row
 
 
 async def delete_service(compute: Compute, where: Any, given: str) -> None:

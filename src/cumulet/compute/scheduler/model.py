@@ -89,6 +89,8 @@ class HostReport(msgspec.Struct, frozen=True):
     free_disk_gib: int = 0
     reported_at: float = 0.0
     """Seconds since the epoch of the last sign of life."""
+    changed_at: float = 0.0
+    """Seconds since the epoch of an operator's last change (0: none): status, declared down, or zone."""
     attributes: dict[str, Any] = {}
     """Further facts that flavors may ask for (``capabilities:NAME``)."""
 

@@ -93,10 +93,10 @@ class Snapshot:
     # ---- host reports
 
     def report(self, told: HostReport) -> None:
-        """Keep what is known of a host; an older report than the last is dropped."""
+        """Keep what is known of a host; an older report than the last is dropped, or one of before a change."""
         row = self._row(told.node)
         known = self.reports[row]
-        if known is not None and known.reported_at > told.reported_at:
+        if known is not None and _is_older(told, known):
             return
         before = self._node_of_host.get(told.host)
         if before is not None and before != told.node:  # the host was installed anew
@@ -268,6 +268,13 @@ class Snapshot:
             wider = np.full(self._capacity, *_FILL[kind])
             wider[: len(column)] = column
             self._columns[kind, name] = wider
+
+
+def _is_older(told: HostReport, known: HostReport) -> bool:
+    """A sign of life may have been on its way while an operator changed the host, so what was changed decides."""
+    if told.changed_at and told.changed_at != known.changed_at:  # a conductor of before 2026-11 tells no such time
+        return told.changed_at < known.changed_at
+    return told.reported_at < known.reported_at
 
 
 _FILL: dict[str, tuple[Any, Any]] = {

@@ -225,6 +225,16 @@ def test_older_reports_are_dropped_and_missing_hosts_forgotten() -> None:
     assert set(chosen(made, request())) == {"h1", "h3"}
 
 
+def test_a_sign_of_life_undoes_no_change() -> None:
+    made = snapshot((provider(1), report(1, changed_at=NOW - 5)))
+    made.report(report(1, enabled=False, reported_at=NOW - 1, changed_at=NOW))
+    made.report(report(1, reported_at=NOW + 1, changed_at=NOW - 5))  # written before the change, heard after it
+    assert chosen(made, request()) == []
+    made.report(report(1, enabled=False, reported_at=NOW + 1, changed_at=NOW))
+    made.report(report(1, reported_at=NOW + 2))  # of a conductor that tells no time of a change
+    assert chosen(made, request()) == ["h1"]
+
+
 def test_without_the_feed_everything_passes_that_placement_named() -> None:
     made = snapshot((provider(1), report(1, free_memory_mib=10)), (provider(2), report(2, free_memory_mib=99)))
     made.room_known = False
