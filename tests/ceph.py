@@ -129,6 +129,13 @@ class Cluster:
             "secret_key": self.secret_key, "region": "default",
         }  # fmt: skip
 
+    def container(self, prefix: str) -> dict[str, Any]:
+        """The settings of a Swift store: the bucket, by its other name."""
+        return {
+            "auth_url": f"{self.endpoint}/auth/v1.0", "container": _BUCKETS[0], "prefix": prefix,
+            "username": "cumulet:swift", "password": self.secret_key, "segment_mib": 8,
+        }  # fmt: skip
+
     def s3_client(self) -> Any:
         """A blocking client of the gateway, to look behind a store's back."""
         import boto3
@@ -165,6 +172,22 @@ class Cluster:
         finally:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def gateway(self, port: int, **options: str) -> Iterator[None]:
+        """Another gateway on a port, with more options than the first; starting, not started."""
+        name = f"rgw-{port}"
+        told = [f"--{key}={value}" for key, value in options.items()]
+        (Path(self.home) / name).mkdir()
+        front = f"--rgw-frontends=beast endpoint=127.0.0.1:{port}"
+        keyring = f"{self.home}/ceph.client.rgw.keyring"
+        data = f"--rgw-data={self.home}/{name}"
+        self._start(name, "radosgw", "-n", "client.rgw", "--keyring", keyring, front, data, *told)
+        try:
+            yield
+        finally:
+            for pid in self.pids(name):
+                os.kill(pid, signal.SIGKILL)
 
     def pids(self, name: str = "") -> list[int]:
         """The running daemons of this cluster."""
@@ -237,6 +260,10 @@ class Cluster:
         self.run(
             "radosgw-admin", "user", "create", "--uid", "cumulet", "--display-name", "cumulet",
             "--access-key", self.access_key, "--secret-key", self.secret_key,
+        )  # fmt: skip
+        self.run(
+            "radosgw-admin", "subuser", "create", "--uid", "cumulet", "--subuser", "cumulet:swift", "--access", "full",
+            "--key-type", "swift", "--secret-key", self.secret_key,
         )  # fmt: skip
         self._make_buckets()
 

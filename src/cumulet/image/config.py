@@ -14,7 +14,7 @@ class StoreConfig(msgspec.Struct, forbid_unknown_fields=True):
     """One ``[[image.stores]]``."""
 
     id: NAME
-    type: Literal["file", "object", "rbd", "web"] = "file"
+    type: Literal["file", "object", "swift", "rbd", "web"] = "file"
     description: str = ""
     weight: int = 0
     """Copies in stores with more weight are read first."""
@@ -23,11 +23,27 @@ class StoreConfig(msgspec.Struct, forbid_unknown_fields=True):
     bucket: str = ""
     """object: the bucket of an S3-compatible server, and below it the prefix of this cloud's keys."""
     prefix: str = "images"
+    """object, swift."""
     endpoint: str = ""
-    region: str = "us-east-1"
+    region: str = ""
+    """object: us-east-1 unless told; swift: any that the catalogue names unless told."""
     access_key: str = ""
     secret_key: str = ""
     """May be left out here and given as AWS_SECRET_ACCESS_KEY in the environment."""
+    container: str = ""
+    """swift: the container, which must be there."""
+    auth_url: str = ""
+    """swift: where to log in, at Keystone (…/v3) or at a server that hands out tokens by itself (…/auth/v1.0)."""
+    username: str = ""
+    """swift: who logs in; with version 1 ACCOUNT:USER, and none of the next four is needed."""
+    password: str = ""
+    """May be left out here and given as OS_PASSWORD in the environment."""
+    project: str = ""
+    user_domain: str = "Default"
+    project_domain: str = "Default"
+    interface: Literal["public", "internal", "admin"] = "public"
+    segment_mib: Annotated[int, msgspec.Meta(ge=1, le=5120)] = 1024
+    """swift: MiB of one segment, of which servers take 1000 per object."""
     pool: str = "images"
     """rbd: the pool, Ceph's configuration, its user (without ``client.``) and the file with the user's key."""
     conf: str = "/etc/ceph/ceph.conf"
@@ -37,7 +53,7 @@ class StoreConfig(msgspec.Struct, forbid_unknown_fields=True):
     python: str = "/usr/bin/python3"
     """The Python that has Ceph's bindings (Debian: python3-rados and python3-rbd)."""
     seconds: Annotated[int, msgspec.Meta(ge=1)] = 30
-    """object, rbd: how long the store may take to answer before it counts as away."""
+    """object, swift, rbd: how long the store may take to answer before it counts as away."""
 
 
 class ImageConfig(msgspec.Struct, forbid_unknown_fields=True):

@@ -18,8 +18,8 @@ from cumulet.kernel.pools import Pool
 from tests.ceph import Cluster
 
 BUCKET = "images"
-KINDS = ["file", "moto", pytest.param("gateway", marks=pytest.mark.ceph), pytest.param("rbd", marks=pytest.mark.ceph)]
-"""A directory, a played S3 server, Ceph's real gateway, a real pool."""
+KINDS = ["file", "moto", *(pytest.param(kind, marks=pytest.mark.ceph) for kind in ("gateway", "swift", "rbd"))]
+"""A directory, a played S3 server, Ceph's real gateway by its S3 and its Swift API, a real pool."""
 SECONDS = 2
 """How long a store of a test may take to answer, when the test is about one that does not."""
 
@@ -49,6 +49,8 @@ def settings(kind: str, request: pytest.FixtureRequest, prefix: str) -> dict[str
     cluster: Cluster = request.getfixturevalue("ceph")
     if kind == "gateway":
         return {"type": "object", **cluster.bucket(prefix)}
+    if kind == "swift":
+        return {"type": "swift", **cluster.container(prefix)}
     pool: str = request.getfixturevalue("ceph_pool")
     return {"type": "rbd", **cluster.rbd(pool)}
 

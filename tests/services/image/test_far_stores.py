@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stores on other machines: away at the start and later, whose they are, what is left half-way, several at once.
 
-The machines are a real Ceph: its gateway speaks S3, its pools hold images.
+The machines are a real Ceph: its gateway speaks S3 and Swift, its pools hold images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.services.image.stores import SECONDS, moto, settings  # noqa: F401 - 
 from tests.services.image.stores import make as make_store
 
 DATA = os.urandom(3 * 1024 * 1024 + 11)
-FAR = [pytest.param("moto", id="object"), pytest.param("rbd", marks=pytest.mark.ceph)]
+FAR = [pytest.param("moto", id="object"), "swift", pytest.param("rbd", marks=pytest.mark.ceph)]
 
 
 @asynccontextmanager
@@ -55,6 +55,9 @@ def absent(kind: str, folder: Path) -> dict[str, Any]:
     if kind == "moto":
         return {"type": "object", "bucket": "b", "endpoint": f"http://127.0.0.1:{port}", "access_key": "k",
                 "secret_key": "very-secret"}  # fmt: skip
+    if kind == "swift":
+        login = {"auth_url": f"http://127.0.0.1:{port}/v3", "username": "u", "password": "very-secret", "project": "p"}
+        return {"type": "swift", "container": "c", **login}
     conf = folder / "ceph.conf"
     conf.write_text(f"[global]\nmon_host = [v2:127.0.0.1:{port}]\n")
     (folder / "keyring").write_text("[client.cumulet]\nkey = AQBkz3Rnd1VTHxAAYfZWN5s8S3nFVUr7vGAvTA==\n")
@@ -85,14 +88,18 @@ async def test_a_store_that_is_away_keeps_nobody_else_waiting(
 
 
 @pytest.mark.ceph
-@pytest.mark.parametrize("kind", ["gateway", "rbd"])
+@pytest.mark.parametrize("kind", ["gateway", "swift", "rbd"])
 async def test_a_store_that_hangs(
     kind: str, tmp_path: Path, ceph_alone: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     pool = ceph_alone.make_pool()
-    config = ceph_alone.rbd(pool) if kind == "rbd" else ceph_alone.bucket(tmp_path.name)
-    far = {"id": "far", "type": "rbd" if kind == "rbd" else "object", **config, "seconds": SECONDS}
+    config = {
+        "rbd": {"type": "rbd", **ceph_alone.rbd(pool)},
+        "swift": {"type": "swift", **ceph_alone.container(tmp_path.name)},
+        "gateway": {"type": "object", **ceph_alone.bucket(tmp_path.name)},
+    }[kind]
+    far = {"id": "far", **config, "seconds": SECONDS}
     async with cloud(tmp_path, far, {"id": "near"}) as image:
         kept = await make(image, data=DATA)
         queued = await make(image)
@@ -122,9 +129,12 @@ async def test_a_store_that_hangs(
 
 
 @pytest.mark.ceph
-async def test_a_pool_belongs_to_one_cloud(tmp_path: Path, ceph: Cluster, pool: str) -> None:
+@pytest.mark.parametrize("kind", ["pool", "container"])
+async def test_a_pool_belongs_to_one_cloud(kind: str, tmp_path: Path, ceph: Cluster, pool: str) -> None:
     threads = Pool("t", 2)
     config = {"type": "rbd", **ceph.rbd(pool)}
+    if kind == "container":
+        config = {"type": "swift", **ceph.container(tmp_path.name)}
     for _ in range(2):
         ours = make_store(config, tmp_path / "a", threads)
         await ours.open()
@@ -209,7 +219,55 @@ async def test_parts_that_nobody_ends_are_found(ceph: Cluster, tmp_path: Path) -
 
 
 @pytest.mark.ceph
-async def test_a_full_bucket(ceph: Cluster, tmp_path: Path) -> None:
+async def test_segments_that_nobody_names_are_found(ceph: Cluster, tmp_path: Path) -> None:
+    """Of a service that died, and of an upload that its client broke."""
+    where = ceph.container(f"{tmp_path.name}/deeper prefix")
+    async with cloud(tmp_path, {"id": "far", "type": "swift", **where}) as image:
+        store = image.inner.stores["far"].store
+        writer = await store.write("data-dead")
+        for _ in range(17):  # two segments, and a third that is on its way
+            await asyncio.to_thread(writer.write, os.urandom(1024 * 1024))
+        assert await store.list() == ["data-dead"]
+        with pytest.raises(FileNotFoundError):
+            await store.size("data-dead")
+        await asyncio.to_thread(writer._writer._segment.stop)
+        await drop_orphans(image.inner)
+        assert await store.list() == []
+        image_id = await make(image)
+
+        async def broken() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield os.urandom(1024 * 1024)
+            raise ConnectionError("the client is gone")
+
+        headers = {"content-type": "application/octet-stream", "x-openstack-image-size": str(50 * 1024 * 1024)}
+        reply = await image.request("PUT", f"/v2/images/{image_id}/file", headers=headers, body=broken())
+        assert (reply.status, (await show(image, image_id))["status"]) == (503, "queued")
+        assert await store.list() == []
+
+
+@pytest.mark.ceph
+async def test_a_login_that_is_refused_later_is_renewed(ceph: Cluster, tmp_path: Path) -> None:
+    where = ceph.container(tmp_path.name)
+    async with cloud(tmp_path, {"id": "far", "type": "swift", **where}) as image:
+        image_id = await make(image, data=DATA)
+        inner = image.inner.stores["far"].store._store
+        for ask in ("GET", "PUT"):
+            inner._session.auth.auth_ref.auth_token = wrong = "AUTH_rgwtk00"  # what no server ever gave
+            if ask == "GET":
+                assert (await image.request("GET", f"/v2/images/{image_id}/file")).data == DATA
+            else:
+                assert (await put(image, await make(image), DATA)).status == 204
+            assert inner._session.auth.auth_ref.auth_token != wrong
+    stranger = make_store({"type": "swift", **where, "password": "wrong", "seconds": SECONDS}, tmp_path, Pool("w", 1))
+    await stranger.open()  # it is taken for one that is away; the log says why
+    with pytest.raises(OSError, match="does not answer"):
+        await stranger.list()
+
+
+@pytest.mark.ceph
+@pytest.mark.parametrize("kind", ["object", "swift"])
+async def test_a_full_bucket(kind: str, ceph: Cluster, tmp_path: Path) -> None:
     user = f"small-{os.urandom(4).hex()}"
     ceph.run("radosgw-admin", "user", "create", "--uid", user, "--display-name", user, "--access-key", user,
              "--secret-key", "secret")  # fmt: skip
@@ -220,8 +278,13 @@ async def test_a_full_bucket(ceph: Cluster, tmp_path: Path) -> None:
     own = boto3.client("s3", endpoint_url=ceph.endpoint, aws_access_key_id=user, aws_secret_access_key="secret",
                        region_name="default")  # fmt: skip
     own.create_bucket(Bucket=user)
-    config = {**ceph.bucket(""), "bucket": user, "access_key": user, "secret_key": "secret"}
-    async with cloud(tmp_path, {"id": "far", "type": "object", **config}) as image:
+    ceph.run("radosgw-admin", "subuser", "create", "--uid", user, "--subuser", f"{user}:swift", "--access", "full",
+             "--key-type", "swift", "--secret-key", "secret")  # fmt: skip
+    config = {
+        "object": {**ceph.bucket(""), "bucket": user, "access_key": user, "secret_key": "secret"},
+        "swift": {**ceph.container(""), "container": user, "username": f"{user}:swift", "password": "secret"},
+    }[kind]
+    async with cloud(tmp_path, {"id": "far", "type": kind, **config}) as image:
         image_id = await make(image)
         reply = await put(image, image_id, DATA)
         assert (reply.status, b"Image storage media is full." in reply.data) == (413, True), reply.data
@@ -275,6 +338,7 @@ async def test_images_move_between_all_kinds(
     stores = [
         {"id": "disk"}, {"id": "pool", "type": "rbd", **ceph.rbd(pool)},
         {"id": "bucket", **settings("gateway", request, tmp_path.name)},
+        {"id": "container", **settings("swift", request, f"{tmp_path.name}-swift")},
     ]  # fmt: skip
     async with cloud(tmp_path, *stores) as image:
         image_id = await make(image)
@@ -282,8 +346,8 @@ async def test_images_move_between_all_kinds(
         assert (await start(image, image_id, {"name": "glance-direct"}, all_stores=True)).status == 202
         assert (await ended(image, image_id))["status"] == "success"
         document = await show(image, image_id)
-        assert sorted(document["stores"].split(",")) == ["bucket", "disk", "pool"]
-        for store in ("disk", "pool", "bucket"):
+        assert sorted(document["stores"].split(",")) == ["bucket", "container", "disk", "pool"]
+        for store in ("disk", "pool", "bucket", "container"):
             got = await image.request("GET", f"/v2/images/{image_id}/file?prefer={store}")
             assert (got.status, got.data == DATA) == (200, True)
             part = await image.request(
@@ -291,9 +355,9 @@ async def test_images_move_between_all_kinds(
             )
             assert (part.status, part.data == DATA[7:1048601]) == (206, True)
         kinds = (await image.request("GET", "/v2/info/stores/detail", token=ADMIN)).json["stores"]
-        assert [one["type"] for one in kinds] == ["file", "rbd", "s3"]
+        assert [one["type"] for one in kinds] == ["file", "rbd", "s3", "swift"]
         assert kinds[1]["properties"] == {"pool": pool, "chunk_size": 4194304, "thin_provisioning": True}
-        for origin, target in (("disk", "pool"), ("pool", "bucket"), ("bucket", "disk")):
+        for origin, target in (("disk", "pool"), ("pool", "bucket"), ("bucket", "container"), ("container", "disk")):
             one = await make(image)
             assert (await put(image, one, DATA, store=origin)).status == 204
             assert (await start(image, one, {"name": "copy-image"}, ADMIN, stores=[target])).status == 202
@@ -303,14 +367,17 @@ async def test_images_move_between_all_kinds(
             assert (await image.request("GET", f"/v2/images/{one}/file")).data == DATA
             assert (await image.request("DELETE", f"/v2/images/{one}")).status == 204
         assert (await image.request("DELETE", f"/v2/images/{image_id}")).status == 204
-        for store in ("disk", "pool", "bucket"):
+        for store in ("disk", "pool", "bucket", "container"):
             assert await image.inner.stores[store].store.list() == [], store
 
 
 @pytest.mark.ceph
-def test_memory_stays_flat(ceph: Cluster, pool: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["rbd", "swift"])
+def test_memory_stays_flat(kind: str, ceph: Cluster, pool: str, tmp_path: Path) -> None:
     """The same as for files: see test_streaming."""
-    stores = [{"id": "pool", "type": "rbd", **ceph.rbd(pool)}]
+    stores = [{"id": "far", "type": "rbd", **ceph.rbd(pool)}]
+    if kind == "swift":
+        stores = [{"id": "far", "type": "swift", **ceph.container(tmp_path.name), "segment_mib": 1024}]
     child = [sys.executable, "-m", "tests.services.image.streaming", str(tmp_path), "320", json.dumps(stores)]
     done = subprocess.run(child, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False)
     assert done.returncode == 0, done.stderr

@@ -53,7 +53,7 @@ async def stores(request: Request) -> dict[str, Any]:
     return {"stores": shown}
 
 
-_KINDS = {"file": "file", "object": "s3", "rbd": "rbd", "web": "http"}
+_KINDS = {"file": "file", "object": "s3", "swift": "swift", "rbd": "rbd", "web": "http"}
 """Our kinds of stores → what clients call them."""
 
 

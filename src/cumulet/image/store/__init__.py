@@ -44,6 +44,13 @@ def _place(one: StoreConfig, folder: Path, pool: Pool, far_pool: Pool, web: Web)
             raise SettingsError(f"[image] stores: {one.id} needs a bucket")
         far: Store = FarStore(one.id, ObjectStore(one, folder, far_pool))
         return Place(**told, store=far, properties={"bucket": one.bucket})  # type: ignore[arg-type]
+    if one.type == "swift":
+        from cumulet.image.store.swift import SwiftStore
+
+        if not one.container or not one.auth_url:
+            raise SettingsError(f"[image] stores: {one.id} needs a container and an auth_url")
+        far = FarStore(one.id, SwiftStore(one, folder, far_pool))
+        return Place(**told, store=far, properties={"container": one.container})  # type: ignore[arg-type]
     if one.type == "rbd":
         from cumulet.image.store.rbd import RbdStore
 

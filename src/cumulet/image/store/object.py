@@ -34,6 +34,7 @@ _PATIENCE = 600.0
 _FULL = ("QuotaExceeded", "EntityTooLarge", "InsufficientCapacity")
 """What servers call it when there is no more room."""
 _MARK = "owner"
+_REGION = "us-east-1"
 
 
 class ObjectStore:
@@ -52,7 +53,7 @@ class ObjectStore:
         access, secret = _credentials(config)
         if config.endpoint and access:  # other ways of proving who we are: the bucket's own rule removes parts
             self._unfinished = Unfinished(
-                config.endpoint, config.bucket, config.prefix, config.region, access, secret, config.seconds
+                config.endpoint, config.bucket, config.prefix, config.region or _REGION, access, secret, config.seconds
             )
         try:
             mark = await self._soon(self._mark(own))
@@ -77,7 +78,7 @@ class ObjectStore:
         from obstore.store import S3Store
 
         config = self._config
-        given: dict[str, Any] = {"region": config.region, "virtual_hosted_style_request": False}
+        given: dict[str, Any] = {"region": config.region or _REGION, "virtual_hosted_style_request": False}
         if config.endpoint:
             given["endpoint"] = config.endpoint
         if config.access_key:
