@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The volume service as the others see it: volumes, snapshots, attachments.
 
-An attachment's id is chosen by the caller where a repeated step must find its
-own work again; creating it twice is then success.
+The id of a volume, snapshot or attachment is chosen by the caller where a
+repeated step must find its own work again.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class VolumeClient:
     async def create_volume(self, body: dict[str, Any], *, as_service: bool = False) -> Volume:
         """A new volume from the members of the published ``volume`` object; it is `creating` at first.
 
-        It is the user's also when the user's token is refused in accepted work.
+        It is the user's also when the user's token is refused in accepted work. Raises Conflict for an ``id`` that is
+        taken.
         """
         caller = context.current()
         if as_service or caller is None or not caller.accepted:

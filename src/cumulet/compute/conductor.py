@@ -7,9 +7,7 @@ anything older is refused as a stale attempt.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +54,6 @@ class Conductor:
         self.world, self.engine, self._host, self._seal = world, engine, host, seal
         self._restored = restored
         self._subscription: Subscription | None = None
-        self._making: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     @property
     def _bus(self) -> Bus:
@@ -113,15 +110,14 @@ class Conductor:
 
     async def need_volume(self, asked: rpc.NeedVolume) -> rpc.NeededVolume:
         """The volume of a device, made first where that was asked; who asks again finds the one that was made."""
-        async with self._making.setdefault(asked.device_id, asyncio.Lock()):
-            server = await self._current(asked.server_id, asked.attempt, asked.host)
-            saga = await self._creation(asked.server_id)
-            mine = (BLOCK_DEVICES.c.id == asked.device_id) & (BLOCK_DEVICES.c.server_id == asked.server_id)
-            device = await self.world.db.first(select(BLOCK_DEVICES).where(mine))
-            if saga is None or device is None:
-                raise NotFound(f"Instance {asked.server_id} is not being built with {asked.device_id}.")
-            caller = self.engine.journal.caller_of(saga)
-            return rpc.NeededVolume(await ensure_volume(self.world.volume, caller, server, device))
+        server = await self._current(asked.server_id, asked.attempt, asked.host)
+        saga = await self._creation(asked.server_id)
+        mine = (BLOCK_DEVICES.c.id == asked.device_id) & (BLOCK_DEVICES.c.server_id == asked.server_id)
+        device = await self.world.db.first(select(BLOCK_DEVICES).where(mine))
+        if saga is None or device is None:
+            raise NotFound(f"Instance {asked.server_id} is not being built with {asked.device_id}.")
+        caller = self.engine.journal.caller_of(saga)
+        return rpc.NeededVolume(await ensure_volume(self.world.volume, caller, server, device))
 
     async def progress(self, told: rpc.Progress) -> rpc.Nothing:
         """The fence: refuse a stale attempt; otherwise show what the host does next."""

@@ -61,6 +61,7 @@ _VOLUME_FIELDS = (
     Field("imageRef", _NAME, optional=True),
     Field("project_id", text(1, 64), optional=True),  # our own, with the next: whom a service makes the volume for
     Field("user_id", text(1, 64), optional=True),
+    Field("id", _UUID, optional=True),  # our own: chosen by a service
 )
 _HINTS = (Field("OS-SCH-HNT:scheduler_hints", {"type": ["object", "null"]}, optional=True),)
 CREATE_VOLUME = Body("volume", *_VOLUME_FIELDS, beside=_HINTS)

@@ -152,6 +152,9 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         networks = (await cloud.request("GET", "/network/v2.0/networks?name=private", token=demo.token)).json
         limits = {"quota_set": {"instances": 100, "cores": 200, "ram": 512_000}}
         assert (await admin.put(f"/os-quota-sets/{demo.project_id}", limits)).status == 200
+        limits = {"quota_set": {"volumes": 100}}
+        path = f"/volume/v3/os-quota-sets/{demo.project_id}"
+        assert (await cloud.request("PUT", path, limits, token=admin.token)).status == 200
         secret = cloud.cloud.parts.secrets.get("service:network")
         async with asyncio.timeout(DEADLINE):
             while not (await admin.get("/os-hypervisors")).json["hypervisors"]:

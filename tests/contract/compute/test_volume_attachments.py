@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from cumulet.compute.rpc import FETCH, NEED_VOLUME, Fetch, NeedVolume
 from tests.contract.compute.conftest import DEADLINE, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -125,6 +126,58 @@ async def test_boot_from_a_volume_made_of_an_image(world: World) -> None:
     assert (refused.status, refused.json["forbidden"]["message"]) == (403, "Cannot detach a root device volume")
     await world.demo.gone(server["id"])
     await status(world, attached["id"], "gone")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def halfway(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Any, str, str]]:
+    """The host's agent, which begins no build; a server on a volume that is to be made; and that volume's device."""
+    compute = world.cloud.cloud.services["compute"]
+    agent: Any = next(role for role in compute.roles if role.name == "compute-agent").tasks[0]
+    told = asyncio.Event()
+
+    async def held(order: Any) -> None:
+        told.set()
+
+    monkeypatch.setattr(agent, "_build", held)
+    device = {
+        "uuid": world.image,
+        "source_type": "image",
+        "destination_type": "volume",
+        "boot_index": 0,
+        "volume_size": 1,
+    }
+    server_id = await world.create(imageRef="", networks="none", block_device_mapping_v2=[device])
+    await asyncio.wait_for(told.wait(), DEADLINE)
+    record = await agent.tools.bus.call(FETCH, Fetch(server_id, 1, agent.tools.host))
+    yield agent, server_id, record.block_devices[0].id
+    monkeypatch.undo()
+    await world.demo.gone(server_id)
+
+
+async def _volumes(world: World) -> set[str]:
+    reply = await world.cloud.request("GET", "/volume/v3/volumes", token=world.demo.token)
+    return {one["id"] for one in reply.json["volumes"]}
+
+
+async def test_who_asks_at_once_gets_the_same_volume(world: World, halfway: tuple[Any, str, str]) -> None:
+    """As when a host that heard nothing of one conductor asks another."""
+    agent, server_id, device_id = halfway
+    before = await _volumes(world)
+    asked = NeedVolume(server_id, 1, agent.tools.host, device_id)
+    made = await asyncio.gather(*(agent.tools.bus.call(NEED_VOLUME, asked) for _ in range(6)))
+    (volume_id,) = {one.volume_id for one in made}
+    assert await _volumes(world) - before == {volume_id}
+
+
+async def test_a_volume_of_which_its_host_never_told_goes_with_the_build(
+    world: World, halfway: tuple[Any, str, str]
+) -> None:
+    agent, server_id, device_id = halfway
+    asked = NeedVolume(server_id, 1, agent.tools.host, device_id)
+    volume_id = (await agent.tools.bus.call(NEED_VOLUME, asked)).volume_id
+    await status(world, volume_id, "available")
+    await world.demo.gone(server_id)
+    await status(world, volume_id, "gone")
 
 
 async def test_boot_with_the_users_volume_beside_the_image(world: World) -> None:

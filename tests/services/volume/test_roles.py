@@ -87,6 +87,21 @@ async def test_the_typed_client(volumes: Volumes) -> None:
     (found,) = await client.volumes(metadata={"cumulet_block_device": "d"})
     assert (found.id, found.bootable, found.multiattach) == (made.id, False, False)
     assert await client.volumes(metadata={"cumulet_block_device": "other"}) == []
+    chosen = {"id": ids.new_uuid(), "size": 1}
+    assert (await client.create_volume(chosen)).id == chosen["id"]
+    with pytest.raises(Conflict):
+        await client.create_volume(chosen)
+    await volumes.wait(chosen["id"], "available")
+    assert len(await client.volumes()) == 2
+    refused = await volumes.request("POST", "/volumes", {"volume": {**chosen, "id": ids.new_uuid()}})
+    assert (refused.status, refused.json["forbidden"]["message"]) == (
+        403,
+        "Only a service may choose the id of a volume.",
+    )
+    await client.delete_volume(chosen["id"])
+    await volumes.wait_gone(chosen["id"])
+    with pytest.raises(Conflict):  # who was late finds it gone, and makes no other
+        await client.create_volume(chosen)
     attachment_id = ids.new_uuid()
     for _ in range(2):
         reserved = await client.create_attachment(made.id, SERVER, attachment_id=attachment_id)

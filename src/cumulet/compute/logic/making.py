@@ -12,35 +12,49 @@ from typing import Any
 import msgspec
 
 from cumulet.client.volume import VolumeClient
-from cumulet.kernel import context
+from cumulet.kernel import context, ids
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Row
+from cumulet.kernel.errors import Conflict
+
+
+def volume_of(device_id: str, attempt: int) -> str:
+    """The id of the volume that one attempt makes for a device: the same for every repetition."""
+    return ids.derive_uuid(device_id, "volume", str(attempt))
 
 
 async def ensure_volume(client: VolumeClient, caller: Context | None, server: Row, device: Row) -> str:
-    """The id of the volume of a server's device, made for ``caller`` if it is not there; found again by its mark.
+    """The id of the volume of a server's device, made for ``caller`` by this attempt if it is not there.
 
     Raises what the volume service refuses it for.
     """
     if device["volume_id"] is not None:
         return str(device["volume_id"])
-    mark = {"cumulet_block_device": device["id"]}
-    # by project too: whoever knows the mark could give it to a volume of theirs
-    there = await client.volumes(metadata=mark, all_tenants="1", project_id=server["project_id"], as_service=True)
-    if there:
-        return there[0].id
-    body: dict[str, Any] = {"size": device["size_gib"], "metadata": mark}
+    volume_id = volume_of(device["id"], server["attempt"])
+    body: dict[str, Any] = {
+        "id": volume_id, "size": device["size_gib"], "metadata": {"cumulet_block_device": device["id"]},
+    }  # fmt: skip
     if device["image_id"] and device["source_type"] == "image":
         body["imageRef"] = device["image_id"]
     for name in ("snapshot_id", "volume_type"):
         if device[name]:
             body[name] = device[name]
+    try:
+        await _create(client, caller, server, body)
+    except Conflict:  # somebody was here before, another conductor even
+        if (await client.volume(volume_id, as_service=True)).status == "deleting":
+            raise
+    return volume_id
+
+
+async def _create(client: VolumeClient, caller: Context | None, server: Row, body: dict[str, Any]) -> None:
     if caller is None:
         owner = {"project_id": server["project_id"], "user_id": server["user_id"]}
-        return (await client.create_volume({**body, **owner}, as_service=True)).id
+        await client.create_volume({**body, **owner}, as_service=True)
+        return
     before = context.current()
     context.use(msgspec.structs.replace(caller, accepted=True))
     try:
-        return (await client.create_volume(body)).id
+        await client.create_volume(body)
     finally:
         context.use(before)

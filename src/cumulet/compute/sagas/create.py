@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from cumulet.compute.logic.making import volume_of
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SERVER_GROUPS, SERVERS
 from cumulet.compute.rpc import BUILD, ENSURE_ABSENT, Build, EnsureAbsent
 from cumulet.compute.sagas.params import CreateServer
@@ -212,6 +213,10 @@ async def drop_devices(world: World, server_id: str, *, finally_: bool = False) 
         made = device["created_by_us"] and (not finally_ or device["delete_on_termination"])
         if device["volume_id"] and (made or (finally_ and device["delete_on_termination"])):
             await world.drop_volume(device["volume_id"])
+        if device["created_by_us"] and not finally_:  # of a host that died before it told of them
+            ours = {volume_of(device["id"], attempt) for attempt in range(1, newest + 1)}
+            for volume_id in ours - {device["volume_id"]}:
+                await world.drop_volume(volume_id)
 
         async def forget(tx: Transaction, device_id: str = device["id"], made: bool = made) -> None:
             values: dict[str, Any] = {"attachment_id": None}

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from cumulet.kernel import clock
 from cumulet.kernel.db import Row
-from cumulet.kernel.errors import Invalid, NotFound
+from cumulet.kernel.errors import Forbidden, Invalid, NotFound
 from cumulet.kernel.http import Request
 from cumulet.kernel.http.fields import truth
 from cumulet.volume.api.paging import filters_of, links_of, next_link, page_of
@@ -76,6 +76,8 @@ async def create(request: Request) -> dict[str, Any]:
     owner = [name for name in ("project_id", "user_id") if body.get(name)]
     if owner and "service" not in request.context.roles:
         raise Invalid(f"Only a service may say {' and '.join(owner)}.")
+    if body.get("id") and not request.context.is_service:
+        raise Forbidden("Only a service may choose the id of a volume.")
     row = await logic.create(request.service, request.context, body)
     return {"volume": request.render(VOLUME, _document(request, row), _target(row))}
 

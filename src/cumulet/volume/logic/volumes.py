@@ -70,7 +70,8 @@ async def decorate(volume: Volume, rows: list[Row]) -> None:
 async def create(volume: Volume, caller: Context, body: Mapping[str, Any]) -> Row:
     """A new volume in `creating`; ``body`` has the published names. Raises what is published for each mistake.
 
-    The volume is the caller's, or that of the project and user that the body names.
+    The volume is the caller's, or that of the project and user that the body names. Raises Conflict for an ``id`` that
+    is, or was, another's.
     """
     owner = msgspec.structs.replace(
         caller, project_id=body.get("project_id", caller.project_id), user_id=body.get("user_id", caller.user_id)
@@ -92,7 +93,7 @@ async def create(volume: Volume, caller: Context, body: Mapping[str, Any]) -> Ro
     origin = source or (await _any_volume(volume, snapshot["volume_id"]) if snapshot else None)
     image_words = _image_words(image) if image else dict((origin or {}).get("words", {}).get(words.IMAGE, {}))
     row: Row = {
-        "id": ids.new_uuid(),
+        "id": body.get("id") or ids.new_uuid(),
         "name": body.get("name"),
         "description": body.get("description"),
         "status": CREATING,
@@ -119,6 +120,8 @@ async def create(volume: Volume, caller: Context, body: Mapping[str, Any]) -> Ro
     )
 
     async def write(tx: Transaction) -> str:
+        if "id" in body and await tx.first(select(VOLUMES.c.id).where(VOLUMES.c.id == row["id"])) is not None:
+            raise Conflict(f"Volume {row['id']} exists already.")
         await volume.quota.take(tx, row["project_id"], volume_costs(size, kind["name"]))
         await tx.insert(VOLUMES, row)
         await words.lay(tx, row["id"], words.USER, body.get("metadata") or {})
