@@ -23,4 +23,16 @@ async def spread(postgres: str, rabbit_broker: Node, tmp_path_factory: pytest.Te
         new_database(postgres) as dsn,
         spread_cloud(tmp_path_factory.mktemp("spread"), dsn, bus, management=rabbit.management) as cloud,
     ):
+        await without_limits(cloud)
         yield cloud
+
+
+async def without_limits(cloud: Spread) -> None:
+    """What one test leaves is in no other's way, whichever ran before it."""
+    (project,) = (await cloud.request("GET", "/identity/v3/projects?name=admin")).json["projects"]
+    for path, limits in (
+        ("/compute/v2.1", {"instances": 1000, "cores": 1000, "ram": 1_000_000}),
+        ("/volume/v3", {"volumes": 1000, "gigabytes": 10_000}),
+    ):
+        reply = await cloud.request("PUT", f"{path}/os-quota-sets/{project['id']}", {"quota_set": limits})
+        assert reply.status == 200, reply.data

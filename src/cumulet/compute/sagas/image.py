@@ -72,8 +72,8 @@ async def capture(run: Run) -> None:
     if params.volumes:
         return await _snapshot_volumes(run)
     image = await _ours(run)
-    if image.status not in ("queued", "saving"):
-        return None  # asked by us: a joined host is nobody who may look at everybody's images
+    if image.status not in ("queued", "saving"):  # asked by us: a joined host may not look at everybody's images
+        return await _forget_copy(run)
     server = await world.server(run.subject)
     if not server["host"]:
         raise Failed(f"Instance {run.subject} is on no host.")
@@ -87,7 +87,7 @@ async def capture(run: Run) -> None:
     if answer.error is not None:
         raise Failed(answer.error)
     if answer.phase is None:
-        return None
+        return
     if answer.format is not None and image.status == "queued" and image.disk_format != answer.format:
         facts = {
             "disk_format": answer.format, "container_format": "bare", "image_location": "snapshot",
@@ -105,6 +105,12 @@ async def uncapture(run: Run) -> None:
         for one in run.params.volumes:
             await _drop_snapshot(world, one)
         return
+    await _forget_copy(run)
+
+
+async def _forget_copy(run: Run) -> None:
+    """The host works no more on the image, and keeps no copy."""
+    world: World = run.world
     row = await world.db.first(select(SERVERS.c.host).where(SERVERS.c.id == run.subject))
     if row is not None and row["host"]:
         await world.on_host(DROP_SNAPSHOT, DropSnapshot(run.subject), row["host"])
