@@ -19,8 +19,8 @@ from typing import Any
 import click
 
 OPERATIONS = (
-    "create", "delete", "cancel", "attach", "detach", "plug", "unplug", "stop", "make-volume", "drop-volume",
-    "associate", "disassociate",
+    "create", "create-root", "delete", "cancel", "cancel-root", "attach", "detach", "plug", "unplug", "stop",
+    "make-volume", "drop-volume", "associate", "disassociate",
 )  # fmt: skip
 
 

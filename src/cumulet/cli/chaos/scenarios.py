@@ -63,16 +63,25 @@ class Site:
         return port_id
 
     async def post_server(self, item: Item) -> Reply:
-        """A server with a NIC of its own, the user's port and the user's volume, as far as the item has them."""
+        """A server with a NIC of its own, the user's port and the user's volume, as far as the item has them.
+
+        An item's ``root`` of "volume" has its root disk be a volume that is made for it.
+        """
         nics: list[dict[str, str]] = [{"uuid": self.private}]
         if "port" in item:
             nics.append({"port": item["port"]})
         body: dict[str, Any] = {"name": self.name("s"), "flavorRef": "42", "imageRef": self.image, "networks": nics}
+        on_volume = item.get("root") == "volume"
+        root = {"boot_index": 0, "uuid": self.image, "source_type": "image", "delete_on_termination": True}
+        root |= {"destination_type": "volume", "volume_size": 1} if on_volume else {"destination_type": "local"}
+        disks = [root] if on_volume or "volume" in item else []
+        if on_volume:
+            body["imageRef"] = ""
         if "volume" in item:
-            root = {"boot_index": 0, "uuid": self.image, "source_type": "image", "destination_type": "local",
-                    "delete_on_termination": True}  # fmt: skip
             more = {"boot_index": -1, "uuid": item["volume"], "source_type": "volume", "destination_type": "volume"}
-            body["block_device_mapping_v2"] = [root, more]
+            disks.append(more)
+        if disks:
+            body["block_device_mapping_v2"] = disks
         return await self.user.ask("POST", "/compute/v2.1/servers", {"server": body})
 
     async def server(self, item: Item) -> str:
@@ -149,6 +158,10 @@ class Scenario:
 async def _nothing_yet(site: Site) -> Item:
     volume, port = await asyncio.gather(site.volume(), site.port())
     return {"volume": volume, "port": port}
+
+
+async def _root_to_make(site: Site) -> Item:
+    return {"root": "volume"}
 
 
 async def _whole_server(site: Site) -> Item:
@@ -259,12 +272,16 @@ async def _volume_is(site: Site, item: Item, status: str) -> bool:
     return bool(reply.good and reply.json["volume"]["status"] == status)
 
 
+_BUILT = "compute.create_server build do: worked"
+
 SCENARIOS = {
     one.name: one
     for one in (
         Scenario("create", _nothing_yet, lambda site, item: site.post_server(item), _all_at_rest),
+        Scenario("create-root", _root_to_make, lambda site, item: site.post_server(item), _all_at_rest),
+        Scenario("cancel-root", _root_to_make, _post_named, _all_gone, _BUILT, _delete),
         Scenario("delete", _whole_server, _delete, _all_at_rest),
-        Scenario("cancel", _nothing_yet, _post_named, _all_gone, "compute.create_server build do: worked", _delete),
+        Scenario("cancel", _nothing_yet, _post_named, _all_gone, _BUILT, _delete),
         Scenario("attach", _server_and_volume, lambda site, item: site.attach(item),
                  lambda site, item: _volume_is(site, item, "in-use")),
         Scenario("detach", _attached, _detach, lambda site, item: _volume_is(site, item, "available")),

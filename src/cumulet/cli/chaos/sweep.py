@@ -23,6 +23,8 @@ from cumulet.cli.chaos.scenarios import Item, Scenario, Site
 
 _STILL = 8.0
 """Seconds in which nothing happens after which the rest counts as not reached."""
+_COMING = 60.0
+"""Seconds in which no further operation comes to its gate after which none is waited for."""
 QUIET_WITHIN = 90.0
 
 
@@ -86,10 +88,12 @@ async def _begin(process: CloudProcess, site: Site, scenario: Scenario, items: l
     already = len(process.lines("held"))
     process.hold([f"*{scenario.gate}"])
     await asyncio.gather(*(scenario.act(site, item) for item in items))
-    until = time.monotonic() + 60
-    while len(process.lines("held", already)) < len(items):
+    came, until = 0, time.monotonic() + _COMING
+    while (now := len(process.lines("held", already))) < len(items):
+        if now > came:
+            came, until = now, time.monotonic() + _COMING
         if time.monotonic() > until:
-            raise RuntimeError(f"not all came to {scenario.gate}")
+            raise RuntimeError(f"only {came} of {len(items)} came to {scenario.gate}")
         await asyncio.sleep(0.05)
     for item in items:
         await scenario.then(site, item)

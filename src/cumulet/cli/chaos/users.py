@@ -53,7 +53,10 @@ async def work(site: Site, said: Promises, dice: random.Random, over: asyncio.Ev
 async def _one_life(site: Site, said: Promises, dice: random.Random) -> None:
     volume = await make_volume(site, said) if dice.random() < 0.75 else None
     at_boot = volume is not None and dice.random() < 0.35
-    reply = await site.post_server({"volume": volume} if volume is not None and at_boot else {})
+    item = {"volume": volume} if volume is not None and at_boot else {}
+    if dice.random() < 0.25:
+        item["root"] = "volume"
+    reply = await site.post_server(item)
     if not said.accepted("create server", f"/compute/v2.1/servers/{id_of(reply, 'server')}", reply.good):
         return
     server = str(id_of(reply, "server"))
