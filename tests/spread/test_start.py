@@ -18,6 +18,7 @@ from cumulet.assembly.firststart import start_services
 from cumulet.assembly.place import Place, Taken
 from cumulet.assembly.run import port_of
 from cumulet.assembly.table import ALL_ROLES
+from cumulet.cli import main
 from cumulet.cli.chaos.loopback import free_ports
 from cumulet.cli.run import run
 from cumulet.kernel.db.schema import SchemaTooNew
@@ -199,3 +200,10 @@ async def test_migrations_run_once_and_a_newer_schema_is_refused(tmp_path: Path,
 async def test_an_unknown_section_is_refused_in_every_process(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no such section"):
         await build(Settings({"x": {}}, environ={}), tmp_path, host="h", roles=["image-api"], packages=["image"])
+
+
+def test_only_simulated_hosts_share_a_process(tmp_path: Path) -> None:
+    words = ["run", "compute-agent", "--hypervisor", "libvirt", "--hosts", "2", "--data", str(tmp_path / "d")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert "only with --hypervisor simulated" in result.output
