@@ -34,10 +34,8 @@ T = TypeVar("T")
 _PIECE: Final = 1024 * 1024
 _ABSENT: Final = 404
 _FULL: Final = (413, 507)
-_RETRIES, _PAUSE = 2, 0.2
-"""How often what can be repeated is, and the first pause before that (s)."""
-_ASKED: Final = 3
-"""A call's patience, as a multiple of the store's: it may log in, ask, and ask again."""
+_RETRIES, _PAUSE = 1, 0.2
+"""How often what can be repeated is, and the pause before that (s)."""
 _LONG: Final = 900.0
 """Seconds that the removal of all segments of a large object may take."""
 _FEED: Final = 1.0
@@ -51,6 +49,8 @@ class SwiftStore:
     def __init__(self, config: StoreConfig, folder: Path, pool: Pool) -> None:
         self._config, self._folder, self.pool = config, folder, pool
         self._session: Any = None
+        self.patience = 2.0 * config.seconds
+        """Seconds that a quick call may take: it may log in first."""
 
     async def open(self) -> None:
         own = await self.pool.run(own_id, self._folder)
@@ -118,8 +118,7 @@ class SwiftStore:
 
     async def _soon(self, call: Callable[..., T], *given: Any) -> T:
         """What is quick when the server answers. Raises OSError, FileNotFoundError among them."""
-        patience = _ASKED * (1 + _RETRIES) * self._config.seconds
-        return await self.pool.run(self.told, lambda: call(*given), timeout=patience)
+        return await self.pool.run(self.told, lambda: call(*given), timeout=self.patience)
 
     def name(self, key: str) -> str:
         return "/".join(part for part in (self._config.prefix.strip("/"), key) if part)
@@ -309,7 +308,8 @@ class SwiftReader:
     async def __anext__(self) -> bytes:
         if self._body is None:
             raise StopAsyncIteration
-        piece: bytes = await self._store.pool.run(self._store.told, lambda: next(self._body, b""))
+        store = self._store
+        piece: bytes = await store.pool.run(store.told, lambda: next(self._body, b""), timeout=store.patience)
         if not piece:
             await self.close()
             raise StopAsyncIteration
