@@ -12,12 +12,9 @@ Invariant: a container's prefix belongs to one cloud, by a mark in it.
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
-import queue
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -27,6 +24,7 @@ import orjson
 from cumulet.image.config import StoreConfig
 from cumulet.image.store.model import StoreFull, StoreTaken
 from cumulet.image.store.owner import own_id
+from cumulet.image.store.segments import Segment
 from cumulet.kernel.pools import Pool
 
 T = TypeVar("T")
@@ -38,8 +36,6 @@ _RETRIES, _PAUSE = 1, 0.2
 """How often what can be repeated is, and the pause before that (s)."""
 _LONG: Final = 900.0
 """Seconds that the removal of all segments of a large object may take."""
-_FEED: Final = 1.0
-"""Seconds between two looks at whether the other side of an upload still lives."""
 _MARK: Final = "owner"
 
 
@@ -188,14 +184,14 @@ class SwiftWriter:
         self._store, self._config, self._key = store, config, key
         self.pool = store.pool
         self._limit = config.segment_mib * 1024 * 1024
-        self._segment: _Segment | None = None
+        self._segment: Segment | None = None
         self._written: list[dict[str, Any]] = []
 
     def write(self, piece: bytes) -> None:
         while piece:
             if self._segment is None:
                 name = f"{self._store.name(self._key)}/{len(self._written) + 1:05}"
-                self._segment = _Segment(self._store, self._config.container, name)
+                self._segment = Segment(self._store.connection(retries=0), self._config.container, name)
             room = self._limit - self._segment.size
             self._store.told(lambda segment=self._segment, part=piece[:room]: segment.feed(part))  # type: ignore[misc]
             piece = piece[room:]
@@ -223,77 +219,6 @@ class SwiftWriter:
             segment, self._segment = self._segment, None
             await self.pool.run(segment.stop, timeout=_LONG)
         await self._store.delete(self._key)
-
-
-class _Stopped(Exception):
-    """The upload is not to be ended well."""
-
-
-class _Segment:
-    """One object that is sent while it is still being written, by a thread of its own."""
-
-    def __init__(self, store: SwiftStore, container: str, name: str) -> None:
-        self._container, self._name = container, name
-        self._connection = store.connection(retries=0)  # what streamed away can't be sent again
-        self.size = 0
-        self._digest = hashlib.md5(usedforsecurity=False)
-        self._pieces: queue.Queue[bytes | None] = queue.Queue(maxsize=2)
-        self._stopped = False
-        self._answer = ""
-        self._fault: Exception | None = None
-        self._thread = threading.Thread(target=self._send, name="swift segment", daemon=True)
-        self._thread.start()
-
-    def _send(self) -> None:
-        try:
-            self._answer = self._connection.put_object(self._container, self._name, self._iterate())
-        except Exception as error:
-            self._fault = error
-        finally:
-            self._connection.close()
-
-    def _iterate(self) -> Iterator[bytes]:
-        while (piece := self._pieces.get()) is not None:
-            yield piece
-        if self._stopped:
-            raise _Stopped
-
-    def feed(self, piece: bytes) -> None:
-        """Append; raises what the sending raised."""
-        self._put(piece)
-        self._digest.update(piece)
-        self.size += len(piece)
-
-    def _put(self, piece: bytes | None) -> None:
-        while True:
-            try:
-                self._pieces.put(piece, timeout=_FEED)
-            except queue.Full:
-                if self._thread.is_alive():
-                    continue
-            if self._fault is not None:
-                raise self._fault
-            return
-
-    def end(self) -> dict[str, Any]:
-        """Its line of the manifest, once the server has it all."""
-        self._put(None)
-        self._thread.join()
-        if self._fault is not None:
-            raise self._fault
-        digest = self._digest.hexdigest()
-        if self._answer != digest:
-            raise OSError("what arrived is not what was sent")
-        return {"path": f"/{self._container}/{self._name}", "etag": digest, "size_bytes": self.size}
-
-    def stop(self) -> None:
-        """Have the server throw away what it has of it."""
-        self._stopped = True
-        try:
-            self._put(None)
-        except Exception:  # it ended by itself, badly, which is as good
-            return
-        self._thread.join()
 
 
 class SwiftReader:
