@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +45,37 @@ async def test_a_short_storm_leaves_nothing_behind(postgres: str, rabbit: Rabbit
     assert found.died == []
     assert found.broken_promises == []
     assert (found.swept.unexplained, found.swept.findings, found.swept.leftovers) == ([], [], [])
+
+
+def running_with(folder: Path) -> list[str]:
+    """The processes, zombies apart, that were told of ``folder`` by an argument or their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes()
+            if words and str(folder).encode() in words + (process / "environ").read_bytes():
+                found.append(f"{process.name} {words.decode(errors='replace')}")
+        except OSError:  # it has ended, or is nobody of ours
+            continue
+    return found
+
+
+async def test_a_storm_that_is_told_to_end_takes_all_with_it(tmp_path: Path) -> None:
+    """Its processes, its PostgreSQL and its RabbitMQ; what it did so far is judged."""
+    argv = [str(Path(sys.executable).with_name("cumulet")), "chaos", "--spread", "--kills", "1000"]
+    process = await asyncio.create_subprocess_exec(
+        *argv, env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    lines = []
+    async for line in process.stderr:
+        lines.append(line.decode())
+        if "blows are to come" in lines[-1]:
+            break
+    assert len(running_with(tmp_path)) > 5, lines
+    process.send_signal(signal.SIGTERM)
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    assert "Nothing lost, nothing left over, nothing stuck." in said.decode()
+    assert (running_with(tmp_path), list(tmp_path.iterdir())) == ([], [])

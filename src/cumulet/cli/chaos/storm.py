@@ -113,6 +113,7 @@ async def storm(cloud: CloudProcess | SpreadCloud, site: Site, kills: int, seed:
         for number in range(workers)
     ]
     watching = asyncio.ensure_future(_look(cloud))
+    _log.info("the cloud is up; %d blows are to come", len(found.plan))
     try:
         for blow in found.plan:
             await asyncio.sleep(blow.after * cloud.pace)
