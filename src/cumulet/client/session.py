@@ -10,14 +10,17 @@ logs out in the middle must not be answered with a service's rights.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, Final
 
 import orjson
 
 from cumulet.kernel import clock, context, errors, halts, trace
 from cumulet.kernel.errors import Fault, Unauthorized
 from cumulet.kernel.registry import Reply, Transport
+
+_ON_ITS_WAY: Final = 10.0
+"""Seconds that the end of a change is waited for by who was called off."""
 
 
 class ServiceSession:
@@ -73,7 +76,9 @@ class ServiceSession:
         caller = context.current()
         user_token = caller.token if caller is not None and not as_service else None
         await halts.request(f"{service} {method} {path}", "before")
-        reply = await self._once(service, method, path, body, headers, user_token, timeout)
+        asking = self._once(service, method, path, body, headers, user_token, timeout)
+        changes = method not in ("GET", "HEAD") and isinstance(body, bytes)
+        reply = await (_to_its_end(asking) if changes else asking)
         await halts.request(f"{service} {method} {path}", "after")
         by_own_right = user_token is None or (caller is not None and caller.accepted)
         if reply.status == 401 and by_own_right and isinstance(body, bytes):
@@ -126,6 +131,20 @@ class ServiceSession:
         if reply.status >= 400:
             raise fault_of_reply(reply.status, answer)
         return orjson.loads(answer) if answer else None
+
+
+async def _to_its_end(asking: Coroutine[Any, Any, Reply]) -> Reply:
+    """An answer; who is called off while he waits for it goes when it is there.
+
+    So that nobody undoes what is still on its way, and would come after that.
+    """
+    task = asyncio.ensure_future(asking)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=_ON_ITS_WAY)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
 
 
 def _tracing() -> dict[str, str]:
