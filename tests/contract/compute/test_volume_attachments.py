@@ -121,6 +121,8 @@ async def test_boot_from_a_volume_made_of_an_image(world: World) -> None:
     assert server["image"] == ""
     (attached,) = server["os-extended-volumes:volumes_attached"]
     assert attached["delete_on_termination"] is True
+    shown = await world.cloud.request("GET", f"/volume/v3/volumes/{attached['id']}", token=world.demo.token)
+    assert [one["device"] for one in shown.json["volume"]["attachments"]] == ["/dev/vda"]
     path = f"/servers/{server['id']}/os-volume_attachments"
     refused = await world.demo.delete(f"{path}/{attached['id']}")
     assert (refused.status, refused.json["forbidden"]["message"]) == (403, "Cannot detach a root device volume")
@@ -186,6 +188,8 @@ async def test_boot_with_the_users_volume_beside_the_image(world: World) -> None
     mine = {"uuid": volume_id, "source_type": "volume", "destination_type": "volume", "boot_index": -1}
     server = await world.active(name="two-disks", networks="none", block_device_mapping_v2=[root, mine])
     assert [one["id"] for one in server["os-extended-volumes:volumes_attached"]] == [volume_id]
+    (second,) = (await world.demo.get(f"/servers/{server['id']}/os-volume_attachments")).json["volumeAttachments"]
+    assert second["device"] == "/dev/vdb"
     again = await world.demo.post("/servers", world.body(networks="none", block_device_mapping_v2=[root, mine]))
     assert again.status == 400
     assert "Invalid volume" in again.json["badRequest"]["message"]

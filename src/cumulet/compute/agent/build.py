@@ -187,7 +187,8 @@ class BuildRun:
                 await self._fence(None)
                 attachment = device.attachment_id
                 await self.tools.volume.create_attachment(volume_id, self.data.server_id, attachment_id=attachment)
-                connection = await self.tools.volume.update_attachment(attachment, self.tools.wiring.connector())
+                where = {**self.tools.wiring.connector(), "mountpoint": device.device_name}
+                connection = await self.tools.volume.update_attachment(attachment, where)
                 self.devices[device.id] = {"volume_id": volume_id, "attachment_id": attachment}
                 wished = device.device_name if device.device_name and device.boot_index != 0 else None
                 self.disks.append(

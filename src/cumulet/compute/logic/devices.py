@@ -339,13 +339,13 @@ def _check_flavor_disk(flavor: Mapping[str, Any], image: ImageRecord | None, zer
 
 
 def _name_devices(rows: list[dict[str, Any]]) -> None:
-    """Give the root device its name, and put the rows in their order: boot index first."""
+    """Put the rows in their order, boot index first, and give each disk that has no name one."""
     rows.sort(key=lambda row: (row["boot_index"] is None, row["boot_index"] or 0))
     rows[0]["device_name"] = rows[0]["device_name"] or ROOT
     for position, row in enumerate(rows):
         row["position"] = position
     for row in rows:
-        if is_local(row) and row["device_name"] is None:
+        if row["device_name"] is None:
             row["device_name"] = next_name(rows, None)
 
 
