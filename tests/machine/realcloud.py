@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ class RealCloud:
     data: Path
     port: int
     hypervisor: str
-    secrets: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="cumulet-user-")))
+    secrets: Path
+    """Where the user keeps what is his."""
 
     def cumulet(self, *argv: str, check: bool = True) -> str:
         return run(BIN / "cumulet", argv[0], "--data", self.data, *argv[1:], check=check)
@@ -141,7 +142,7 @@ def inventory(data: Path) -> dict[str, list[str]]:
 def sweep() -> None:
     """Take away what runs of these tests left that were killed: dead clouds in directories with our prefix."""
     for data in Path("/var/tmp").glob(f"{PREFIX}*"):
-        left = RealCloud(data, 0, "libvirt")
+        left = RealCloud(data, 0, "libvirt", data)
         if (data / "cloud-id").exists() and not left.is_up():
             left.cumulet("down", "--purge", check=False)
 
@@ -152,12 +153,13 @@ def real_cloud(port: int, hypervisor: str = "libvirt") -> Iterator[RealCloud]:
     assert IMAGE.exists(), f"there is no guest image at {IMAGE}: make guest-image"
     data = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/var/tmp"))
     data.chmod(0o711)
-    cloud = RealCloud(data, port, hypervisor)
-    try:
-        cloud.up()
-        yield cloud
-    except BaseException:
-        sys.stderr.write(cloud.cumulet("logs", "-n", "150", check=False))
-        raise
-    finally:
-        cloud.cumulet("down", "--purge", check=False)
+    with tempfile.TemporaryDirectory(prefix="cumulet-user-") as secrets:
+        cloud = RealCloud(data, port, hypervisor, Path(secrets))
+        try:
+            cloud.up()
+            yield cloud
+        except BaseException:
+            sys.stderr.write(cloud.cumulet("logs", "-n", "150", check=False))
+            raise
+        finally:
+            cloud.cumulet("down", "--purge", check=False)

@@ -139,11 +139,11 @@ async def _to_its_end(asking: Coroutine[Any, Any, Reply]) -> Reply:
     So that nobody undoes what is still on its way, and would come after that.
     """
     task = asyncio.ensure_future(asking)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear of it
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task], timeout=_ON_ITS_WAY)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         raise
 
 

@@ -49,6 +49,20 @@ def pool(ceph: Cluster) -> Any:
     ceph.drop_pool(made)
 
 
+async def upload_breaks(image: Lone, *, after_mib: int) -> None:
+    """Begin an upload of 50 MiB whose client goes away in the middle."""
+    image_id = await make(image)
+
+    async def broken() -> AsyncIterator[bytes]:
+        for _ in range(after_mib):
+            yield os.urandom(1024 * 1024)
+        raise ConnectionError("the client is gone")
+
+    headers = {"content-type": "application/octet-stream", "x-openstack-image-size": str(50 * 1024 * 1024)}
+    reply = await image.request("PUT", f"/v2/images/{image_id}/file", headers=headers, body=broken())
+    assert (reply.status, (await show(image, image_id))["status"]) == (503, "queued")
+
+
 def absent(kind: str, folder: Path) -> dict[str, Any]:
     """A store where nobody answers."""
     (port,) = free_ports(1)
@@ -203,16 +217,7 @@ async def test_parts_that_nobody_ends_are_found(ceph: Cluster, tmp_path: Path) -
         assert await store.list() == ["data-dead"]
         await drop_orphans(image.inner)
         assert (await store.list(), await begun_there()) == ([], [strange])
-        image_id = await make(image)
-
-        async def broken() -> AsyncIterator[bytes]:
-            for _ in range(40):
-                yield os.urandom(1024 * 1024)
-            raise ConnectionError("the client is gone")
-
-        headers = {"content-type": "application/octet-stream", "x-openstack-image-size": str(50 * 1024 * 1024)}
-        reply = await image.request("PUT", f"/v2/images/{image_id}/file", headers=headers, body=broken())
-        assert (reply.status, (await show(image, image_id))["status"]) == (503, "queued")
+        await upload_breaks(image, after_mib=40)
         assert (await store.list(), await begun_there()) == ([], [strange])
     for upload in client.list_multipart_uploads(Bucket="images")["Uploads"]:
         client.abort_multipart_upload(Bucket="images", Key=upload["Key"], UploadId=upload["UploadId"])
@@ -233,16 +238,7 @@ async def test_segments_that_nobody_names_are_found(ceph: Cluster, tmp_path: Pat
         await asyncio.to_thread(writer._writer._segment.stop)
         await drop_orphans(image.inner)
         assert await store.list() == []
-        image_id = await make(image)
-
-        async def broken() -> AsyncIterator[bytes]:
-            for _ in range(20):
-                yield os.urandom(1024 * 1024)
-            raise ConnectionError("the client is gone")
-
-        headers = {"content-type": "application/octet-stream", "x-openstack-image-size": str(50 * 1024 * 1024)}
-        reply = await image.request("PUT", f"/v2/images/{image_id}/file", headers=headers, body=broken())
-        assert (reply.status, (await show(image, image_id))["status"]) == (503, "queued")
+        await upload_breaks(image, after_mib=20)
         assert await store.list() == []
 
 

@@ -101,7 +101,7 @@ class Snapshots:
         if work is not None and work.task is not None:
             work.task.cancel()
             await asyncio.gather(work.task, return_exceptions=True)
-            # cancelled a second time, in its own end, it leaves that to a thread
+            # one that was in its own end already may have left this to a thread that still runs
             await self._tools.files.run(_drop, self._tools.copies / order.server_id)
         return rpc.Nothing()
 

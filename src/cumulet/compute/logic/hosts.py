@@ -90,13 +90,11 @@ def host_report(row: Row) -> HostReport:
 
 async def tell_schedulers(compute: Compute, names: Iterable[str]) -> None:
     """Have what an operator changed of hosts count for the next server, not from their next reports on."""
-    for name in names:
-        row = await compute.db.first(select(HOSTS).where(HOSTS.c.host == name, HOSTS.c.binary == COMPUTE))
-        if row is not None:
-            try:
-                await compute.bus.fanout(REPORT, host_report(row))
-            except Unavailable as fault:  # then the schedulers are away as well, and ask when they are back
-                _log.warning("schedulers were not told of a change of host %s: %s", name, fault.message)
+    for row in await compute.db.all(select(HOSTS).where(HOSTS.c.host.in_(list(names)), HOSTS.c.binary == COMPUTE)):
+        try:
+            await compute.bus.fanout(REPORT, host_report(row))
+        except Unavailable as fault:  # they ask for all hosts when the bus is back
+            _log.warning("schedulers were not told of a change of host %s: %s", row["host"], fault.message)
 
 
 # ---- services

@@ -15,7 +15,7 @@ from cumulet.client.volume import VolumeClient
 from cumulet.kernel import context, ids
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Row
-from cumulet.kernel.errors import Conflict
+from cumulet.kernel.errors import Conflict, NotFound
 
 
 def volume_of(device_id: str, attempt: int) -> str:
@@ -42,7 +42,11 @@ async def ensure_volume(client: VolumeClient, caller: Context | None, server: Ro
     try:
         await _create(client, caller, server, body)
     except Conflict:  # somebody was here before, another conductor even
-        if (await client.volume(volume_id, as_service=True)).status == "deleting":
+        try:
+            status = (await client.volume(volume_id, as_service=True)).status
+        except NotFound:
+            status = "deleting"
+        if status == "deleting":
             raise
     return volume_id
 

@@ -15,6 +15,7 @@ import errno
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ from cumulet.kernel.pools import Pool
 T = TypeVar("T")
 
 _PIECE: Final = 1024 * 1024
-_ABSENT: Final = 404
+_ABSENT, _THERE = 404, 412
 _FULL: Final = (413, 507)
 _RETRIES, _PAUSE = 1, 0.2
 """How often what can be repeated is, and the pause before that (s)."""
@@ -65,12 +66,12 @@ class SwiftStore:
         try:
             return str(connection.get_object(*where)[1], "utf-8", "replace")
         except self._faults() as error:
-            if getattr(error, "http_status", None) != _ABSENT:
+            if _status(error) != _ABSENT:
                 raise
         try:
             connection.put_object(*where, own, headers={"If-None-Match": "*"})
         except self._faults() as error:
-            if getattr(error, "http_status", None) != 412:  # another process of ours, or of another cloud, was first
+            if _status(error) != _THERE:  # another process of ours, or of another cloud, was first
                 raise
         return str(connection.get_object(*where)[1], "utf-8", "replace")
 
@@ -105,7 +106,7 @@ class SwiftStore:
         try:
             return call()
         except self._faults() as error:
-            status = getattr(error, "http_status", None)
+            status = _status(error)
             if status == _ABSENT:
                 raise FileNotFoundError(errno.ENOENT, "no such object") from None
             if status in _FULL:
@@ -149,16 +150,16 @@ class SwiftStore:
     def _remove(self, key: str) -> None:
         """The manifest first, and with it what it names; then whatever segments were never named."""
         connection, container = self.connection(), self._config.container
-        for name, query in ((self.name(key), "multipart-manifest=delete"), (self.name(key), "")):
-            self._drop(connection, name, query)
+        for query in ("multipart-manifest=delete", None):
+            self._drop(connection, self.name(key), query)
         for one in connection.get_container(container, prefix=f"{self.name(key)}/", full_listing=True)[1]:
-            self._drop(connection, one["name"], "")
+            self._drop(connection, one["name"])
 
-    def _drop(self, connection: Any, name: str, query: str) -> None:
+    def _drop(self, connection: Any, name: str, query: str | None = None) -> None:
         try:
-            connection.delete_object(self._config.container, name, query_string=query or None)
+            connection.delete_object(self._config.container, name, query_string=query)
         except self._faults() as error:
-            if getattr(error, "http_status", None) != _ABSENT:
+            if _status(error) != _ABSENT:
                 raise
 
     async def in_use(self, key: str) -> bool:
@@ -193,7 +194,7 @@ class SwiftWriter:
                 name = f"{self._store.name(self._key)}/{len(self._written) + 1:05}"
                 self._segment = Segment(self._store.connection(retries=0), self._config.container, name)
             room = self._limit - self._segment.size
-            self._store.told(lambda segment=self._segment, part=piece[:room]: segment.feed(part))  # type: ignore[misc]
+            self._store.told(partial(self._segment.feed, piece[:room]))
             piece = piece[room:]
             if self._segment.size == self._limit:
                 self._end_segment()
@@ -244,6 +245,11 @@ class SwiftReader:
         if self._body is not None:
             body, self._body = self._body, None
             await self._store.pool.run(body.close)
+
+
+def _status(error: Exception) -> int | None:
+    """That of the server's answer; None when there was none."""
+    return getattr(error, "http_status", None)
 
 
 def _session(config: StoreConfig) -> Any:
