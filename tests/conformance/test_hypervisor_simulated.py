@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,7 +126,7 @@ async def test_a_disk_that_is_full_is_an_error_and_the_file_stays_whole(tmp_path
     driver = await opened(Knobs(), file)
     await driver.ensure_running(plan())
     before = file.read_bytes()
-    (tmp_path / "host.json.new").mkdir()  # what is written next can't be
+    (tmp_path / f".host.json.{os.getpid()}.new").mkdir()  # what is written next can't be
     with pytest.raises(HypervisorError, match="state can't be written"):
         await driver.ensure_running(plan())
     assert file.read_bytes() == before

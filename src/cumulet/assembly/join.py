@@ -10,7 +10,6 @@ join that was refused leaves the data directory as it was.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from cumulet.assembly.table import SERVICES
 from cumulet.kernel import ids
 from cumulet.kernel.bus.names import user_of
 from cumulet.kernel.errors import Invalid
+from cumulet.kernel.files import write_whole
 from cumulet.kernel.hostnames import checked_host
 from cumulet.kernel.registry import HOST_SECRET, METADATA_KEY
 from cumulet.kernel.secrets import SecretFile
@@ -85,11 +85,11 @@ def join(
         _ensure_ours(data, told.secrets["cloud_id"])
         for text, file in ((told.bus_ca, "bus-ca.pem"), (told.ca, "ca.pem")):
             if text is not None:
-                _write(data / file, text)
+                write_whole(data / file, text, durable=True)
         settings = _laid(told, data, local or {}, own_address(url))
         for key, value in {**told.secrets, CLAIM: claim}.items():
             secrets.put(key, value)
-        _write(data / SETTINGS, toml(settings))
+        write_whole(data / SETTINGS, toml(settings), durable=True)
         secrets.drop(_NEXT)
 
 
@@ -197,16 +197,6 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
             both[key] = _over(below[key], above[key])
     return both
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def toml(settings: Mapping[str, Mapping[str, Any]]) -> str:

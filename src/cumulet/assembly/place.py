@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from cumulet.kernel.files import alone, write_whole
+
 
 class Taken(RuntimeError):
     """Another cloud runs in this data directory; the text names its process."""
@@ -87,7 +89,8 @@ class Place:
         return self._read("made.json") or {}
 
     def write_made(self, facts: dict[str, Any]) -> None:
-        self._write("made.json", {**self.made(), **facts})
+        with alone(self.data / ".made.lock"):
+            self._write("made.json", {**self.made(), **facts})
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
@@ -97,10 +100,7 @@ class Place:
             return None
 
     def _write(self, name: str, facts: dict[str, Any]) -> None:
-        temporary = self.data / f".{name}.new"
-        temporary.write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
-        temporary.chmod(0o644)
-        temporary.replace(self.data / name)
+        write_whole(self.data / name, orjson.dumps(facts, option=orjson.OPT_INDENT_2), mode=0o644)
 
 
 def process_start(pid: int) -> int | None:

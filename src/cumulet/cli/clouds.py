@@ -8,9 +8,10 @@ whole. Imported by the assembly too, so it needs nothing but the standard librar
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Final
+
+from cumulet.kernel.files import write_whole
 
 REGION: Final = "RegionOne"
 
@@ -49,11 +50,7 @@ def write_clouds(data: Path, auth_url: str, password: str, *, cacert: Path | Non
             else:
                 lines.append(f"    {key}: {json.dumps(value)}")  # JSON's scalars are YAML's
     path = data / "clouds.yaml"
-    temporary = data / ".clouds.yaml.new"
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write("\n".join(lines) + "\n")
-    temporary.replace(path)
+    write_whole(path, "\n".join(lines) + "\n")
     return path
 
 

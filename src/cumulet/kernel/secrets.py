@@ -7,9 +7,7 @@ Nothing here ever prints a secret; the file has mode 0600 from its first byte.
 from __future__ import annotations
 
 import base64
-import fcntl
 import hmac
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from pathlib import Path
 import orjson
 
 from cumulet.kernel import ids
+from cumulet.kernel.files import alone, write_whole
 
 _SENSITIVE = re.compile(
     r"""(?ix) (["']?(?:x-auth-token|x-subject-token|x-service-token|password|adminpass|admin_pass|secret|token|
@@ -86,22 +85,13 @@ class SecretFile:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Be the only process that writes the file, and know what the others wrote."""
-        handle = os.open(self.path.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with alone(self.path.with_suffix(".lock")):
             self._stamp = (0, 0, 0)
             self.refresh()
             yield
-        finally:
-            os.close(handle)
 
     def _write(self) -> None:
-        temporary = self.path.with_suffix(".new")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(orjson.dumps(self._values, option=orjson.OPT_INDENT_2))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        write_whole(self.path, orjson.dumps(self._values, option=orjson.OPT_INDENT_2), durable=True)
         self._stamp = self._look()
 
     def known(self, name: str) -> bool:

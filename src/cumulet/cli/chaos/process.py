@@ -14,6 +14,7 @@ from typing import Any
 
 from cumulet.cli.chaos.coverage import Aim, Trail
 from cumulet.cli.chaos.nursery import Child, Fresh, Launcher
+from cumulet.kernel.files import write_whole
 
 READY_WITHIN = 600.0
 FROZEN = 6.0
@@ -179,9 +180,7 @@ class CloudProcess:
     def hold(self, points: list[str]) -> None:
         """From now on flows stand still at these points; none: all go on."""
         assert self.halts is not None
-        fresh = self.halts / "plan.new"
-        fresh.write_text(json.dumps(points))
-        fresh.replace(self.halts / "plan")
+        write_whole(self.halts / "plan", json.dumps(points))
 
     def lines(self, name: str, after: int = 0) -> list[str]:
         """The points that flows ``reached``, or stand still at (``held``)."""

@@ -26,6 +26,7 @@ from cumulet.cli.chaos.loopback import free_ports
 from cumulet.cli.chaos.nursery import Child, Fresh, Launcher
 from cumulet.cli.chaos.process import FROZEN, CloudProcess, Struck
 from cumulet.cli.chaos.relay import Relay, broker_of, bus_through, database_of, dsn_through
+from cumulet.kernel.files import write_whole
 
 TWINS = (
     ("identity-api", "image-api", "network-api", "volume-api", "conductor"),
@@ -96,9 +97,7 @@ class Part:
             return []
 
     def hold(self, points: Sequence[str]) -> None:
-        fresh = self.halts / "plan.new"
-        fresh.write_text(json.dumps(list(points)))
-        fresh.replace(self.halts / "plan")
+        write_whole(self.halts / "plan", json.dumps(list(points)))
 
     async def end(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self.child is not None and self.alive:

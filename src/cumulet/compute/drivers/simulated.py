@@ -18,6 +18,7 @@ import string
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 
@@ -37,6 +38,7 @@ from cumulet.compute.drivers.model import (
 )
 from cumulet.compute.drivers.uptime import uptime_text
 from cumulet.kernel import clock
+from cumulet.kernel.files import write_whole
 from cumulet.kernel.pools import Pool
 
 _OFF = (PowerState.SHUTDOWN, PowerState.CRASHED)
@@ -344,11 +346,8 @@ class SimulatedHypervisor:
         """Write all guests to the file, whole or not at all."""
         if self._file is None:
             return
-        partial = f"{self._file}.new"
         try:
-            with open(partial, "wb") as file:
-                file.write(msgspec.json.encode(_State(guests=self._guests, boots=self._boots)))
-            os.replace(partial, self._file)
+            write_whole(Path(self._file), msgspec.json.encode(_State(guests=self._guests, boots=self._boots)))
         except OSError as error:
             raise HypervisorError(f"the simulated host's state can't be written: {error.strerror}") from error
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from cumulet.kernel import clock
+from cumulet.kernel.files import write_whole
 from cumulet.kernel.pools import Pool
 from cumulet.network.drivers.model import (
     GroupPlan,
@@ -182,6 +183,4 @@ class SimulatedNetwork:
     def _write(self, content: bytes) -> None:
         assert self._path is not None
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(content)
-        fresh.replace(self._path)
+        write_whole(self._path, content)

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from cumulet.kernel import clock
+from cumulet.kernel.files import write_whole
 from cumulet.volume.drivers.model import BackendError, Capacity, Connection, NoSpace
 
 
@@ -169,6 +170,4 @@ class SimulatedBackend:
             raise NoSpace("The back end is full.")
 
     def _save(self) -> None:
-        temporary = self._path.with_suffix(".new")
-        temporary.write_bytes(msgspec.json.encode(self._state))
-        temporary.replace(self._path)
+        write_whole(self._path, msgspec.json.encode(self._state))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from cumulet.kernel.files import write_whole
 from cumulet.kernel.host.model import HostError
 from cumulet.network.drivers.bridge import naming
 from cumulet.network.drivers.bridge.links import inside, program
@@ -198,10 +199,7 @@ def _read(path: Path) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Replace the file atomically: a SIGHUP in between reads the old or the new, never a half."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text)
-    fresh.chmod(0o644)
-    fresh.replace(path)
+    write_whole(path, text, mode=0o644)
 
 
 # -- the process --------------------------------------------------------------------------------------
