@@ -232,6 +232,35 @@ async def test_what_was_committed_is_there_after_the_end(tmp_path: Path) -> None
 
 
 @pytest.mark.postgres
+async def test_a_process_that_stands_still_holds_nothing_up(postgres: str, tmp_path: Path) -> None:
+    """In the middle of a transaction: the server ends it, others go on, and nothing of it is there when it wakes up."""
+    schema = f"s{abs(hash(tmp_path)) % 10**9}"
+    sleeper = await PostgresDatabase.connect(postgres, schema, patience=1.0)
+    other = await PostgresDatabase.connect(postgres, schema)
+    await ensure_schema(other, METADATA, None)
+    await _add(other, "a")
+    raised = THINGS.update().where(THINGS.c.id == "a").values(count=THINGS.c.count + 1)
+    begun, gone_on = asyncio.Event(), asyncio.Event()
+
+    async def stand_still(tx: Transaction) -> None:
+        await tx.run(raised)
+        begun.set()
+        await gone_on.wait()
+        await tx.run(raised)
+
+    asleep = asyncio.create_task(sleeper.run(stand_still))
+    await begun.wait()
+    await other.run(lambda tx: tx.run(raised))
+    gone_on.set()
+    with pytest.raises(Unavailable):
+        await asleep
+    assert await other.all(select(THINGS.c.count)) == [{"count": 1}]
+    assert await sleeper.run(lambda tx: tx.run(raised)) == 1
+    await sleeper.close()
+    await other.close()
+
+
+@pytest.mark.postgres
 async def test_a_silent_server_is_away_and_comes_back(postgres: str, tmp_path: Path) -> None:
     """Behind a broken line nothing is refused and nothing answers: whoever waits is told so, and later all goes on."""
     async with Relay(database_of(postgres)) as relay:

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from cumulet.client.session import ServiceSession, fault_of_reply
-from cumulet.kernel import clock, ids
+from cumulet.kernel import clock, fences, ids
 from cumulet.kernel.disks import Inspection, Refused
 from cumulet.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 from cumulet.kernel.pools import Pool
@@ -121,8 +121,14 @@ class ImageClient:
         return size
 
     async def create_image(self, body: dict[str, Any], *, as_service: bool = False) -> ImageRecord:
-        """A new queued image; an ``id`` chosen by the caller makes the call repeatable (Conflict: there already)."""
-        return _record(await self._session.call(_TYPE, "POST", "/v2/images", body, as_service=as_service))
+        """A new queued image; an ``id`` chosen by the caller makes the call repeatable.
+
+        Raises Conflict for an id that is there, and for one that a service has deleted (`cumulet.kernel.fences`).
+        """
+        headers = fences.header(fences.making() if "id" in body else None)
+        return _record(
+            await self._session.call(_TYPE, "POST", "/v2/images", body, headers=headers, as_service=as_service)
+        )
 
     async def change_image(
         self, image_id: str, changes: dict[str, Any], *, as_service: bool = False
@@ -161,7 +167,8 @@ class ImageClient:
 
     async def delete_image(self, image_id: str, *, as_service: bool = False) -> None:
         """Raises NotFound and Forbidden (protected)."""
-        await self._session.call(_TYPE, "DELETE", f"/v2/images/{quote(image_id, safe='')}", as_service=as_service)
+        path, headers = f"/v2/images/{quote(image_id, safe='')}", fences.header(fences.LAST if as_service else None)
+        await self._session.call(_TYPE, "DELETE", path, headers=headers, as_service=as_service)
 
 
 class _Sink:

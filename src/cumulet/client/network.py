@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from cumulet.client.session import ServiceSession
+from cumulet.kernel import fences
 
 Filter = str | bool | list[str]
 
@@ -132,13 +133,17 @@ class NetworkClient:
         found: Port = await self._show("ports", "port", port_id, Port, as_service)
         return found
 
-    async def create_port(self, body: Mapping[str, Any], *, as_service: bool = False) -> Port:
-        """Make a port; ``body`` may hold an ``id`` of ours and ``binding:…`` members, which users may not set."""
+    async def create_port(self, body: Mapping[str, Any], *, fence: int | None = None, as_service: bool = False) -> Port:
+        """Make a port; ``body`` may hold an ``id`` of ours and ``binding:…`` members, which users may not set.
+
+        ``fence`` orders this among what is asked of that id (`cumulet.kernel.fences`); raises Conflict when it is late.
+        """
+        headers = fences.header(fence)
         binding = {name: value for name, value in body.items() if name.startswith("binding:")}
         if as_service or not binding:
-            return await self._write("POST", "ports", dict(body), as_service)
+            return await self._write("POST", "ports", dict(body), as_service, headers)
         own = {name: value for name, value in body.items() if name not in binding}
-        port = await self._write("POST", "ports", own, False)
+        port = await self._write("POST", "ports", own, False, headers)
         return await self.update_port(port.id, binding, revision=port.revision_number, as_service=True)
 
     async def update_port(
@@ -148,8 +153,10 @@ class NetworkClient:
         headers = {"if-match": f"revision_number={revision}"} if revision is not None else None
         return await self._write("PUT", f"ports/{port_id}", dict(body), as_service, headers)
 
-    async def delete_port(self, port_id: str, *, as_service: bool = False) -> None:
-        await self._session.call("network", "DELETE", f"/v2.0/ports/{port_id}", as_service=as_service)
+    async def delete_port(self, port_id: str, *, fence: int | None = None, as_service: bool = False) -> None:
+        """Remove a port; raises NotFound. After that no request with a lower ``fence`` makes it (again)."""
+        path = f"/v2.0/ports/{port_id}"
+        await self._session.call("network", "DELETE", path, headers=fences.header(fence), as_service=as_service)
 
     async def security_groups(self, *, as_service: bool = False, **filters: Filter) -> list[SecurityGroup]:
         return await self._list("security-groups", SecurityGroup, filters, as_service)

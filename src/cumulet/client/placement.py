@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from cumulet.client.session import ServiceSession
+from cumulet.kernel import fences
 from cumulet.kernel.errors import Conflict, NotFound, Unavailable
 
 VERSION = "1.39"
@@ -97,10 +98,18 @@ class PlacementClient:
         self._session = session
 
     async def _call(
-        self, method: str, path: str, json: Any = None, *, version: str | None = VERSION, timeout: float = 30.0
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        *,
+        version: str | None = VERSION,
+        timeout: float = 30.0,
+        fence: int | None = None,
     ) -> Any:
         return await self._session.call(
-            "placement", method, path, json, version=version, as_service=True, timeout=timeout
+            "placement", method, path, json, headers=fences.header(fence), version=version, as_service=True,
+            timeout=timeout,
         )  # fmt: skip
 
     # ---- providers
@@ -262,12 +271,14 @@ class PlacementClient:
         user_id: str,
         generation: int | None = None,
         consumer_type: str = "INSTANCE",
+        fence: int | None = None,
     ) -> None:
         """Let the consumer hold exactly this (provider → class → units).
 
         ``generation`` is that of the consumer as it was read (None: it holds
         nothing). Raises Conflict: of kind `CONCURRENT_UPDATE` when that is no
-        longer so, of any other when it does not fit.
+        longer so, of any other when it does not fit, or comes too late: ``fence``
+        orders it among the claims of this consumer (`cumulet.kernel.fences`).
         """
         body = {
             "allocations": {uuid: {"resources": dict(amounts)} for uuid, amounts in allocations.items()},
@@ -276,12 +287,12 @@ class PlacementClient:
             "consumer_generation": generation,
             "consumer_type": consumer_type,
         }
-        await self._call("PUT", f"/allocations/{consumer}", body)
+        await self._call("PUT", f"/allocations/{consumer}", body, fence=fence)
 
-    async def drop(self, consumer: str) -> None:
-        """Give back all that a consumer holds; nothing is success."""
+    async def drop(self, consumer: str, *, fence: int | None = None) -> None:
+        """Give back all that a consumer holds; nothing is success. No claim with a lower ``fence`` comes after it."""
         try:
-            await self._call("DELETE", f"/allocations/{consumer}")
+            await self._call("DELETE", f"/allocations/{consumer}", fence=fence)
         except NotFound:
             pass
 

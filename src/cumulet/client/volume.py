@@ -2,7 +2,8 @@
 """The volume service as the others see it: volumes, snapshots, attachments.
 
 The id of a volume, snapshot or attachment is chosen by the caller where a
-repeated step must find its own work again.
+repeated step must find its own work again. Such an id is used once: what comes
+after a service deleted it does not make it again (`cumulet.kernel.fences`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 import orjson
 
 from cumulet.client.session import ServiceSession
-from cumulet.kernel import context
+from cumulet.kernel import context, fences
 from cumulet.kernel.errors import Conflict, Unauthorized
 
 _TYPE = "block-storage"
@@ -96,9 +97,28 @@ class VolumeClient:
     def __init__(self, session: ServiceSession) -> None:
         self._session = session
 
-    async def _call(self, method: str, path: str, json: Any = None, *, as_service: bool, timeout: float = 60.0) -> Any:
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        *,
+        as_service: bool,
+        timeout: float = 60.0,
+        fence: int | None = None,
+    ) -> Any:
         return await self._session.call(
-            _TYPE, method, f"/v3{path}", json, version=_VERSION, as_service=as_service, timeout=timeout
+            _TYPE, method, f"/v3{path}", json, headers=fences.header(fence), version=_VERSION, as_service=as_service,
+            timeout=timeout,
+        )  # fmt: skip
+
+    async def _make(self, path: str, kind: str, body: dict[str, Any], *, as_service: bool) -> Any:
+        fence = fences.making() if "id" in body else None
+        return (await self._call("POST", path, {kind: body}, as_service=as_service, fence=fence))[kind]
+
+    async def _delete(self, path: str, *, as_service: bool, timeout: float = 60.0) -> None:
+        await self._call(
+            "DELETE", path, as_service=as_service, timeout=timeout, fence=fences.LAST if as_service else None
         )
 
     # ---- volumes and snapshots
@@ -143,22 +163,22 @@ class VolumeClient:
             context.use(caller)
 
     async def _create_volume(self, body: dict[str, Any], *, as_service: bool) -> Volume:
-        return _volume((await self._call("POST", "/volumes", {"volume": body}, as_service=as_service))["volume"])
+        return _volume(await self._make("/volumes", "volume", body, as_service=as_service))
 
     async def delete_volume(self, volume_id: str, *, as_service: bool = False) -> None:
         """Begin to delete; raises NotFound, and Invalid for a volume that may not be deleted now."""
-        await self._call("DELETE", f"/volumes/{_q(volume_id)}", as_service=as_service)
+        await self._delete(f"/volumes/{_q(volume_id)}", as_service=as_service)
 
-    async def begin_detaching(self, volume_id: str, *, as_service: bool = False) -> None:
-        """Show that a volume in use is being detached; raises Invalid when it is not in use."""
-        await self._act(volume_id, "os-begin_detaching", as_service=as_service)
+    async def begin_detaching(self, volume_id: str, attachment_id: str, *, as_service: bool = False) -> None:
+        """Show that a volume in use is being detached; raises Invalid when it is not in use by this attachment."""
+        await self._act(volume_id, "os-begin_detaching", {"attachment_id": attachment_id}, as_service=as_service)
 
     async def roll_detaching(self, volume_id: str, *, as_service: bool = False) -> None:
         """Take `begin_detaching` back; nothing happens to a volume that is not being detached."""
-        await self._act(volume_id, "os-roll_detaching", as_service=as_service)
+        await self._act(volume_id, "os-roll_detaching", {}, as_service=as_service)
 
-    async def _act(self, volume_id: str, action: str, *, as_service: bool) -> None:
-        await self._call("POST", f"/volumes/{_q(volume_id)}/action", {action: {}}, as_service=as_service)
+    async def _act(self, volume_id: str, action: str, told: dict[str, str], *, as_service: bool) -> None:
+        await self._call("POST", f"/volumes/{_q(volume_id)}/action", {action: told}, as_service=as_service)
 
     async def snapshot(self, snapshot_id: str, *, as_service: bool = False) -> Snapshot:
         """One snapshot; raises NotFound."""
@@ -170,11 +190,11 @@ class VolumeClient:
     ) -> Snapshot:
         """A new snapshot of a volume, also of one in use; raises Conflict for a ``snapshot_id`` that is taken."""
         body = {"volume_id": volume_id, "name": name, "force": True, **({"id": snapshot_id} if snapshot_id else {})}
-        told = await self._call("POST", "/snapshots", {"snapshot": body}, as_service=as_service)
-        return msgspec.convert(told["snapshot"], Snapshot)
+        return msgspec.convert(await self._make("/snapshots", "snapshot", body, as_service=as_service), Snapshot)
 
     async def delete_snapshot(self, snapshot_id: str, *, as_service: bool = False) -> None:
-        await self._call("DELETE", f"/snapshots/{_q(snapshot_id)}", as_service=as_service)
+        """Begin to delete; raises NotFound."""
+        await self._delete(f"/snapshots/{_q(snapshot_id)}", as_service=as_service)
 
     # ---- attachments
 
@@ -211,7 +231,7 @@ class VolumeClient:
         if attachment_id is not None:
             body["id"] = attachment_id
         try:
-            told = await self._call("POST", "/attachments", {"attachment": body}, as_service=as_service)
+            return _attachment(await self._make("/attachments", "attachment", body, as_service=as_service))
         except Conflict:
             if attachment_id is None:
                 raise
@@ -219,7 +239,6 @@ class VolumeClient:
             if (known.volume_id, known.instance) != (volume_id, server_id):
                 raise
             return known
-        return _attachment(told["attachment"])
 
     async def update_attachment(
         self, attachment_id: str, connector: dict[str, Any], *, as_service: bool = False
@@ -237,7 +256,7 @@ class VolumeClient:
 
     async def delete_attachment(self, attachment_id: str, *, as_service: bool = False) -> None:
         """Disconnect and end an attachment; raises NotFound when there is none."""
-        await self._call("DELETE", f"/attachments/{_q(attachment_id)}", as_service=as_service, timeout=120.0)
+        await self._delete(f"/attachments/{_q(attachment_id)}", as_service=as_service, timeout=120.0)
 
 
 def _q(id_: str) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
 from cumulet.kernel.db import Json, Time
+from cumulet.kernel.fences import fence_table
 from cumulet.kernel.saga import saga_table
 
 METADATA = MetaData()
@@ -112,6 +113,7 @@ cache = Table(
 )
 
 sagas = saga_table(METADATA)
+fences = fence_table(METADATA)
 
 # ---- metadata definitions
 

@@ -20,7 +20,7 @@ from cumulet.image.logic import data as data_logic
 from cumulet.image.logic import images as image_logic
 from cumulet.image.logic.limits import Limits
 from cumulet.image.logic.metadefs import load_published
-from cumulet.image.models import METADATA, images, sagas
+from cumulet.image.models import METADATA, fences, images, sagas
 from cumulet.image.policy import BESIDES, RULES
 from cumulet.image.published import published
 from cumulet.image.sagas import ALL
@@ -31,6 +31,7 @@ from cumulet.image.store.owner import own_id
 from cumulet.image.web import Web
 from cumulet.kernel.context import Context
 from cumulet.kernel.db import Row
+from cumulet.kernel.fences import Fences
 from cumulet.kernel.http import Api, Flow
 from cumulet.kernel.ids import new_request_id
 from cumulet.kernel.policy import Policy
@@ -79,6 +80,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         host=parts.host,
         flow=Flow("image.token.validate"),
         trailing_slash=False,
+        fences=Fences(image.database, fences),
     )
 
     async def first(facts: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
 
 from cumulet.kernel.db import Json, Time
+from cumulet.kernel.fences import fence_table
 from cumulet.kernel.outbox import outbox_table
 from cumulet.kernel.quota import quota_tables
 from cumulet.kernel.saga import saga_table
@@ -225,3 +226,4 @@ DUTIES = Table(
 OUTBOX = outbox_table(METADATA)
 USAGE, LIMITS = quota_tables(METADATA)
 SAGAS = saga_table(METADATA)
+FENCES = fence_table(METADATA)

@@ -33,6 +33,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
 
 
 async def _api(parts: Parts, config: NetworkConfig) -> tuple[Role, Bootstrap]:
+    from cumulet.kernel.fences import Fences
     from cumulet.kernel.http import Api, Flow
     from cumulet.kernel.loops import Loop
     from cumulet.kernel.outbox import Outbox
@@ -89,6 +90,7 @@ async def _api(parts: Parts, config: NetworkConfig) -> tuple[Role, Bootstrap]:
         component="network-api",
         host=parts.host,
         flow=Flow("network.token.validate"),
+        fences=Fences(database, models.FENCES),
     )
 
     async def first(facts: dict[str, Any]) -> dict[str, Any] | None:

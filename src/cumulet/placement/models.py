@@ -11,6 +11,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Integer, MetaData, String, Table
 
 from cumulet.kernel.db import Time
+from cumulet.kernel.fences import fence_table
 
 METADATA = MetaData()
 
@@ -105,3 +106,5 @@ SEQUENCE = Table(
     Column("id", Integer, primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
+
+FENCES = fence_table(METADATA)

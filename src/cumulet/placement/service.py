@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cumulet.kernel.fences import Fences
 from cumulet.kernel.http import Api, Flow
 from cumulet.kernel.policy import Policy
 from cumulet.kernel.registry import Parts, Role, Service
@@ -12,7 +13,7 @@ from cumulet.placement.api import ROUTES, VERSIONS
 from cumulet.placement.config import Config
 from cumulet.placement.errors import PlacementDialect
 from cumulet.placement.logic import Placement
-from cumulet.placement.models import METADATA
+from cumulet.placement.models import FENCES, METADATA
 from cumulet.placement.policy import RULES
 
 
@@ -34,6 +35,7 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         flow=Flow("placement.token.validate"),
         max_body=1 << 20,
         json_only=True,
+        fences=Fences(database, FENCES),
     )
 
     return Service(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
 from cumulet.kernel.db import Json, Time
+from cumulet.kernel.fences import fence_table
 from cumulet.kernel.quota import quota_tables
 from cumulet.kernel.saga import saga_table
 
@@ -123,3 +124,4 @@ SERVICES = Table(
 
 QUOTA_USAGE, QUOTA_LIMITS = quota_tables(METADATA)
 SAGAS = saga_table(METADATA)
+FENCES = fence_table(METADATA)

@@ -57,7 +57,7 @@ async def _control(
     from cumulet.volume.limits import defaults
     from cumulet.volume.logic import Volume
     from cumulet.volume.logic.types import ensure_default
-    from cumulet.volume.models import METADATA, QUOTA_LIMITS, QUOTA_USAGE, SAGAS
+    from cumulet.volume.models import FENCES, METADATA, QUOTA_LIMITS, QUOTA_USAGE, SAGAS
     from cumulet.volume.policy import BESIDES, RULES
     from cumulet.volume.sagas import ALL
     from cumulet.volume.sagas.world import World
@@ -83,6 +83,7 @@ async def _control(
     )
     built: list[Role] = []
     if "volume-api" in roles:
+        from cumulet.kernel.fences import Fences
         from cumulet.kernel.http import Api, Flow
         from cumulet.volume.api import ROUTES
         from cumulet.volume.api.discovery import VERSIONS
@@ -103,6 +104,7 @@ async def _control(
             extra_headers=lambda request_id: {"X-Compute-Request-Id": request_id},
             trailing_slash=False,
             types=("block-storage", "volumev3", "volume"),
+            fences=Fences(database, FENCES),
         )
         built.append(Role("volume-api", app=app))
     if "volume-scheduler" in roles:

@@ -257,7 +257,7 @@ async def test_a_failed_detach_of_a_volume_that_is_gone_has_its_end(bench: Bench
 async def test_attachments_of_every_attempt_are_dropped(bench: Bench) -> None:
     await bench.server(attempt=5)
     await bench.add(BLOCK_DEVICES, id="d", server_id=S, destination_type="volume", volume_id="v")
-    await drop_devices(bench.world, S)
+    await drop_devices(bench.world, S, 5)
     dropped = {subject for name, subject in bench.volume.calls if name == "delete_attachment"}
     assert dropped == {attachment_of(S, "d", attempt) for attempt in range(1, 6)}
 

@@ -117,7 +117,7 @@ async def test_the_typed_client(volumes: Volumes) -> None:
     assert attached.status == "attached"
     assert (await client.volume(made.id)).attachments[0].server_id == SERVER
     for _ in range(2):
-        await client.begin_detaching(made.id, as_service=True)
+        await client.begin_detaching(made.id, attachment_id, as_service=True)
     await client.roll_detaching(made.id, as_service=True)
     assert (await client.volume(made.id)).status == "in-use"
     snapshot = await client.create_snapshot(made.id, "s")

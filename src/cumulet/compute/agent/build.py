@@ -160,7 +160,7 @@ class BuildRun:
                     self.ports.append(
                         await self.tools.wiring.bind(
                             self.data.server_id, slot, self.data.project_id, self.data.availability_zone,
-                            self.data.security_groups, lambda: self._fence(None),
+                            self.data.security_groups, lambda: self._fence(None), self.data.attempt,
                         )
                     )  # fmt: skip
             self.step = "network.ready"

@@ -15,6 +15,7 @@ from typing import Any
 from cumulet.client.network import NetworkClient, Port
 from cumulet.compute.drivers.model import GuestNic
 from cumulet.compute.sagas.params import NetworkSlot
+from cumulet.kernel import fences
 from cumulet.kernel.errors import Conflict, NotFound
 from cumulet.kernel.saga import Failed
 
@@ -59,11 +60,13 @@ class Wiring:
         zone: str,
         security_groups: Iterable[str],
         fence: Callable[[], Awaitable[None]] | None = None,
+        attempt: int = 1,
     ) -> Port:
         """Ensure the slot's port, bound to this host for this server; repeated calls find it again.
 
-        ``fence`` raises when this host should not do so any more. It is asked between the look at the port and the
-        change of what was seen, so a host that slept in between changes nothing.
+        ``attempt`` is the server's build that wants it. ``fence`` raises when this host should not do so any
+        more. It is asked between the look at the port and the change of what was seen, so a host that slept in
+        between changes nothing.
         """
         owner = f"compute:{zone or 'nova'}"
         binding = {"device_id": server_id, "device_owner": owner, "binding:host_id": self._host}
@@ -82,7 +85,7 @@ class Wiring:
             if slot.fixed_ip:
                 body["fixed_ips"] = [{"ip_address": slot.fixed_ip}]
             try:
-                return await self._client.create_port(body)
+                return await self._client.create_port(body, fence=fences.making(attempt))
             except Conflict:
                 port = await self._client.port(port_id, as_service=True)  # our own repeated request won
                 if fence is not None:

@@ -22,7 +22,7 @@ from cumulet.compute.sagas.world import DEAD_AFTER, World, set_fault
 from cumulet.compute.scheduler.rpc import RELEASE, SELECT_AND_CLAIM, GroupWish, ReleaseHost, SelectHost
 from cumulet.compute.states import SERVER
 from cumulet.compute.vifs import keep_vifs
-from cumulet.kernel import clock, ids, trace
+from cumulet.kernel import clock, fences, ids, trace
 from cumulet.kernel.db import Row, Transaction
 from cumulet.kernel.saga import Cancelled, Failed, RetryFrom, Run, Saga, Step, Wait
 
@@ -79,7 +79,7 @@ async def _hosts_are_there(world: World, why: Mapping[str, Any]) -> bool:
 async def release_host(run: Run) -> None:
     """Give the claim back. A dead host's claim was kept until here: the guest is known to be gone."""
     world: World = run.world
-    await world.bus.call(RELEASE, ReleaseHost(server_id=run.subject), timeout=30.0)
+    await world.bus.call(RELEASE, ReleaseHost(run.subject, fences.undoing(run.attempt)), timeout=30.0)
 
     async def record(tx: Transaction) -> None:
         await tx.run(SERVERS.update().where(SERVERS.c.id == run.subject).values(host=None, node=None))
@@ -146,8 +146,8 @@ async def unbuild(run: Run) -> None:
         return
     if server["host"]:
         await world.on_host(ENSURE_ABSENT, EnsureAbsent(run.subject, run.attempt), server["host"])
-    await drop_devices(world, run.subject)
-    await world.drop_ports(run.subject, our_ports(run.params))
+    await drop_devices(world, run.subject, run.attempt)
+    await world.drop_ports(run.subject, our_ports(run.params), fences.undoing(run.attempt))
 
     async def record(tx: Transaction) -> None:
         await keep_vifs(tx, run.subject, [], built=None)
@@ -197,13 +197,11 @@ def our_ports(params: CreateServer) -> set[str]:
     return {slot.new_port_id for slot in params.slots if slot.new_port_id}
 
 
-async def drop_devices(world: World, server_id: str, *, finally_: bool = False) -> None:
-    """Delete the server's attachments, and the volumes that we made for it.
+async def drop_devices(world: World, server_id: str, newest: int, *, finally_: bool = False) -> None:
+    """Delete the server's attachments of all attempts up to the ``newest``, and the volumes that they made for it.
 
     ``finally_`` also deletes volumes marked ``delete_on_termination`` (a server's delete).
     """
-    row = await world.db.first(select(SERVERS.c.attempt).where(SERVERS.c.id == server_id))
-    newest = max(world.max_attempts, row["attempt"] if row is not None else 0)
     for device in await world.devices(server_id):
         if device["destination_type"] != "volume":
             continue

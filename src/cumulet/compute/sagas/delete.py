@@ -18,7 +18,7 @@ from cumulet.compute.sagas.world import World, set_fault
 from cumulet.compute.scheduler.rpc import RELEASE, ReleaseHost
 from cumulet.compute.states import SERVER
 from cumulet.compute.vifs import keep_vifs
-from cumulet.kernel import clock
+from cumulet.kernel import clock, fences
 from cumulet.kernel.db import Transaction
 from cumulet.kernel.saga import Failed, Run, Saga, Step, Wait
 
@@ -47,7 +47,10 @@ async def remove_guest(run: Run) -> None:
 
 async def drop_volumes(run: Run) -> None:
     """Detach everything; delete the volumes that asked for it."""
-    await drop_devices(run.world, run.subject, finally_=True)
+    world: World = run.world
+    row = await world.db.first(select(SERVERS.c.attempt).where(SERVERS.c.id == run.subject))
+    newest = max(world.max_attempts, row["attempt"] if row is not None else 0)
+    await drop_devices(world, run.subject, newest, finally_=True)
 
 
 async def drop_ports(run: Run) -> None:
@@ -60,12 +63,12 @@ async def drop_ports(run: Run) -> None:
     server = await world.db.first(select(SERVERS.c.slots).where(SERVERS.c.id == run.subject))
     if server is not None:
         ours |= {slot["new_port_id"] for slot in server["slots"] or [] if slot.get("new_port_id")}
-    await world.drop_ports(run.subject, ours)
+    await world.drop_ports(run.subject, ours, fences.LAST)
 
 
 async def release_claim(run: Run) -> None:
     world: World = run.world
-    await world.bus.call(RELEASE, ReleaseHost(server_id=run.subject), timeout=30.0)
+    await world.bus.call(RELEASE, ReleaseHost(run.subject, fences.LAST), timeout=30.0)
 
 
 async def bury(run: Run) -> None:

@@ -12,6 +12,7 @@ from cumulet.compute.rpc import PLUG_PORT, UNPLUG_PORT, PlugPort, UnplugPort
 from cumulet.compute.sagas.params import AttachInterface, DetachInterface
 from cumulet.compute.sagas.world import World, gone_is_fine, set_fault
 from cumulet.compute.vifs import keep_vifs
+from cumulet.kernel import fences
 from cumulet.kernel.db import Transaction
 from cumulet.kernel.errors import Unavailable
 from cumulet.kernel.saga import Cancelled, Failed, Run, Saga, Step, Wait
@@ -85,14 +86,14 @@ async def _attach_is_over(world: World, server_id: str, port_id: str) -> None:
 
 async def _release(world: World, server_id: str, port_id: str, *, delete: bool) -> None:
     port = await gone_is_fine(world.network.port(port_id, as_service=True))
-    if port is None or port.device_id != server_id:
-        return
-    await world.out_of_guest(UNPLUG_PORT, UnplugPort(server_id, port_id, port.mac_address), server_id)
+    if port is not None:
+        if port.device_id != server_id:
+            return
+        await world.out_of_guest(UNPLUG_PORT, UnplugPort(server_id, port_id, port.mac_address), server_id)
     if delete:
-        await gone_is_fine(world.network.delete_port(port_id, as_service=True))
-    else:
-        change = {"device_id": "", "device_owner": "", "binding:host_id": ""}
-        await gone_is_fine(world.network.update_port(port_id, change, as_service=True))
+        await gone_is_fine(world.network.delete_port(port_id, fence=fences.LAST, as_service=True))
+    elif port is not None:
+        await world.let_go(port)
 
 
 async def failed(run: Run, error: Failed) -> None:

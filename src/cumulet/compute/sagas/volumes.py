@@ -98,8 +98,9 @@ async def attach_failed(run: Run, failed: Failed) -> None:
 
 async def begin_detach(run: Run) -> None:
     """The volume shows that it is being detached; one that does already, or is gone, is fine."""
+    params: DetachVolume = run.params
     with suppress(NotFound, Invalid):
-        await run.world.volume.begin_detaching(run.params.volume_id, as_service=True)
+        await run.world.volume.begin_detaching(params.volume_id, params.attachment_id, as_service=True)
 
 
 async def detach_failed(run: Run, failed: Failed) -> None:

@@ -4,23 +4,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import select
 
 from cumulet.client.image import ImageClient
-from cumulet.client.network import NetworkClient
+from cumulet.client.network import NetworkClient, Port
 from cumulet.client.volume import VolumeClient
 from cumulet.compute.models import BLOCK_DEVICES, HOSTS, SERVERS
 from cumulet.compute.states import DELETING
 from cumulet.kernel import clock
 from cumulet.kernel.bus import Bus
 from cumulet.kernel.db import Database, Row, Transaction
-from cumulet.kernel.errors import Invalid, NotFound, Unavailable
+from cumulet.kernel.errors import Invalid, NotFound, PreconditionFailed, Unavailable
 from cumulet.kernel.outbox import Outbox
 from cumulet.kernel.quota import Quota
-from cumulet.kernel.saga import Failed
+from cumulet.kernel.saga import Failed, Wait
 
 _log = logging.getLogger(__name__)
 DEAD_AFTER = 60.0
@@ -92,14 +94,27 @@ class World:
                 return None
             raise
 
-    async def drop_ports(self, server_id: str, ours: set[str]) -> None:
-        """Delete the server's ports that we made and let go of those that the user brought."""
-        for port in await self.network.ports(device_id=server_id, as_service=True):
+    async def drop_ports(self, server_id: str, ours: set[str], fence: int) -> None:
+        """Delete the server's ports that we made, there or still to come, and let go of those that the user brought."""
+        there = await self.network.ports(device_id=server_id, as_service=True)
+        for port_id in sorted(ours - {port.id for port in there}):
+            if await gone_is_fine(self.network.port(port_id, as_service=True)) is None:  # else it is another's by now
+                await gone_is_fine(self.network.delete_port(port_id, fence=fence, as_service=True))
+        for port in there:
             if port.id in ours:
-                await gone_is_fine(self.network.delete_port(port.id, as_service=True))
+                await gone_is_fine(self.network.delete_port(port.id, fence=fence, as_service=True))
             else:
-                release = {"device_id": "", "device_owner": "", "binding:host_id": "", "binding:profile": {}}
-                await gone_is_fine(self.network.update_port(port.id, release, as_service=True))
+                await self.let_go(port, {"binding:profile": {}})
+
+    async def let_go(self, port: Port, besides: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Leave a user's port to others, as it was seen: raises Wait when somebody changed it since."""
+        change = {"device_id": "", "device_owner": "", "binding:host_id": "", **besides}
+        try:
+            await gone_is_fine(
+                self.network.update_port(port.id, change, revision=port.revision_number, as_service=True)
+            )
+        except PreconditionFailed:
+            raise Wait(0.2) from None
 
     async def drop_attachment(self, attachment_id: str | None) -> None:
         if attachment_id:

@@ -14,7 +14,7 @@ from cumulet.client.placement import CONCURRENT_UPDATE, Allocations, Candidate, 
 from cumulet.compute.scheduler.model import Request, Tried, Why
 from cumulet.compute.scheduler.select import Ranking
 from cumulet.compute.scheduler.snapshot import Snapshot
-from cumulet.kernel import clock
+from cumulet.kernel import clock, fences
 from cumulet.kernel.errors import Conflict, Invalid
 
 _TRIES = 5
@@ -89,6 +89,7 @@ class Claims:
             project_id=request.project_id,
             user_id=request.user_id,
             generation=generation,
+            fence=fences.making(request.attempt),
         )
 
     async def earlier(self, request: Request) -> int | None:
@@ -112,10 +113,10 @@ class Claims:
                 return row
         return None
 
-    async def release(self, server_id: str) -> None:
+    async def release(self, server_id: str, fence: int | None) -> None:
         """Give back what the server holds; nothing is success."""
         self.snapshot.settle(server_id)
-        await self.placement.drop(server_id)
+        await self.placement.drop(server_id, fence=fence)
 
 
 Option = tuple[int, Candidate | None]

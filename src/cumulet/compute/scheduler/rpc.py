@@ -35,9 +35,10 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class ReleaseHost(msgspec.Struct, frozen=True):
-    """Give back what the server holds."""
+    """Give back what the server holds; a claim with a lower ``fence`` comes too late after that."""
 
     server_id: str
+    fence: int | None = None
 
 
 class Done(msgspec.Struct, frozen=True):

@@ -208,7 +208,7 @@ class Scheduler:
 
     async def release(self, told: rpc.ReleaseHost) -> rpc.Done:
         """Give the server's claim back; repeatable."""
-        await self._claims.release(told.server_id)
+        await self._claims.release(told.server_id, told.fence)
         return rpc.Done()
 
 

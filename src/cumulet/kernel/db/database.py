@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from cumulet.kernel.db.statements import Row
@@ -50,6 +51,31 @@ class Transaction(Protocol):
 
 
 Body = Callable[[Transaction], Awaitable[T]]
+
+
+@dataclass
+class Opening:
+    """What every transaction of a request begins with, until the request is over."""
+
+    database: Database
+    look: Callable[[Transaction], Awaitable[None]]
+    over: bool = False
+
+
+opening: ContextVar[Opening | None] = ContextVar("opening", default=None)
+
+
+def opened(database: Database, body: Body[T]) -> Body[T]:
+    """``body``, after what the transactions of the running request begin with on ``database``."""
+    first = opening.get()
+    if first is None or first.over or first.database is not database:
+        return body
+
+    async def both(tx: Transaction) -> T:
+        await first.look(tx)
+        return await body(tx)
+
+    return both
 
 
 class Database(Protocol):

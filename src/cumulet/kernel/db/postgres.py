@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 from cumulet.kernel import clock, ids
-from cumulet.kernel.db.database import Body, Duplicate, in_transaction
+from cumulet.kernel.db.database import Body, Duplicate, in_transaction, opened
 from cumulet.kernel.db.statements import Compiler, Prepared, Row
 from cumulet.kernel.errors import Fault, Invalid, Unavailable
 
@@ -100,7 +100,9 @@ class PostgresDatabase:
                 server_settings={
                     "search_path": schema,
                     "application_name": f"cumulet-{schema}",
-                    # what a host that lost its power held is free within seconds
+                    # what a process that stands still holds is free before others lose their patience
+                    "idle_in_transaction_session_timeout": str(int(patience * 750)),
+                    # and what a host that lost its power held within seconds
                     "tcp_keepalives_idle": "5",
                     "tcp_keepalives_interval": "2",
                     "tcp_keepalives_count": "3",
@@ -136,7 +138,7 @@ class PostgresDatabase:
     async def run(self, body: Body[T], *, durable: bool = True) -> T:
         import asyncpg
 
-        stale = 0
+        body, stale = opened(self, body), 0
         for attempt in range(_TRIES):
             try:
                 return await self._once(body, durable)
@@ -242,6 +244,7 @@ def _lost() -> tuple[type[Exception], ...]:
         asyncpg.InternalClientError,
         asyncpg.PostgresConnectionError,
         asyncpg.OperatorInterventionError,
+        asyncpg.IdleInTransactionSessionTimeoutError,
         asyncpg.InsufficientResourcesError,
         # when it lets nobody in
         asyncpg.ObjectNotInPrerequisiteStateError,

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
-from cumulet.kernel.db.database import Body, Duplicate, in_transaction
+from cumulet.kernel.db.database import Body, Duplicate, in_transaction, opened
 from cumulet.kernel.db.statements import Compiler, Prepared, Row
 from cumulet.kernel.errors import Unavailable
 
@@ -114,7 +114,7 @@ class SqliteDatabase:
     async def run(self, body: Body[T], *, durable: bool = True) -> T:
         if self._closed:
             raise Unavailable("The database is closed.")
-        job = _Job(body, durable)
+        job = _Job(opened(self, body), durable)
         if self._inline:
             self._commit([job])
         else:

@@ -19,7 +19,7 @@ import falcon.asgi
 import msgspec
 import orjson
 
-from cumulet.kernel import clock, context, ids, trace
+from cumulet.kernel import clock, context, fences, ids, trace
 from cumulet.kernel.context import Context
 from cumulet.kernel.errors import (
     Fault,
@@ -125,6 +125,7 @@ class Api:
         json_only: bool = False,
         trailing_slash: bool = True,
         types: tuple[str, ...] = (),
+        fences: fences.Fences | None = None,
     ) -> None:
         self.name, self.routes = name, [*routes, Route("GET /openapi.json", self._openapi, public=True)]
         self._document: dict[str, Any] | None = None
@@ -132,7 +133,7 @@ class Api:
         self.versions, self.component, self.host = versions, component, host
         self.strip_project, self.flow, self.max_body, self.extra_headers = strip_project, flow, max_body, extra_headers
         self.json_only = json_only
-        self.types = types or (name,)
+        self.types, self.fences = types or (name,), fences
         self._app = falcon.asgi.App()
         self._app.req_options.strip_url_path_trailing_slash = trailing_slash
         self._app.resp_options.default_media_type = None  # type: ignore[assignment]  # no body, no type
@@ -176,6 +177,7 @@ class Api:
         except Exception as error:
             fault = self._as_fault(error)
             self._fault(resp, fault, headers, version, req.path)
+        fences.leave()
         self._stamp(resp, version)
         caller = context.current() or caller
         _log.info(
@@ -211,6 +213,8 @@ class Api:
             raise NotFound("The resource could not be found.")
         sent = None if all(row.raw for row in rows) else await self._parse(rows, req, headers)
         row = self._select(rows, sent)
+        if self.fences is not None and req.method not in ("GET", "HEAD"):
+            await self.fences.enter(headers, caller, params, sent)
         request = Request(
             method=req.method,
             path=req.path,

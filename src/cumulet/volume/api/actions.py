@@ -82,7 +82,10 @@ async def unreserve(request: Request) -> None:
 
 
 async def begin_detaching(request: Request) -> None:
-    await attachments_logic.legacy_mark(request.service, request.context, request.found, "begin_detaching")
+    """Ours may name the attachment that ends: one that ended meanwhile marks nothing."""
+    told: Any = next(iter(request.sent.values()))
+    ending = told.get("attachment_id") if isinstance(told, dict) else None
+    await attachments_logic.legacy_mark(request.service, request.context, request.found, "begin_detaching", ending)
 
 
 async def roll_detaching(request: Request) -> None:

@@ -236,8 +236,8 @@ async def _settle(tx: Transaction, volume_id: str) -> list[Row]:
 # ---- the older way: marks on the volume, without a connection
 
 
-async def legacy_mark(volume: Volume, caller: Context, row: Row, action: str) -> None:
-    """`reserve`, `unreserve`, `begin_detaching` or `roll_detaching` by the older actions."""
+async def legacy_mark(volume: Volume, caller: Context, row: Row, action: str, attachment: Any = None) -> None:
+    """`reserve`, `unreserve`, `begin_detaching` (told: only by that attachment) or `roll_detaching`: older actions."""
 
     async def body(tx: Transaction) -> None:
         now = await _volume(tx, row["id"])
@@ -253,7 +253,8 @@ async def legacy_mark(volume: Volume, caller: Context, row: Row, action: str) ->
         elif action == "begin_detaching":
             if status == DETACHING and caller.is_service:
                 return  # a step of compute that is repeated
-            if status != IN_USE:
+            over = attachment is not None and attachment not in {one["id"] for one in await _attachments(tx, row["id"])}
+            if status != IN_USE or over:
                 raise InvalidVolume(
                     "Unable to detach volume. Volume status must be 'in-use' and attach_status must be 'attached' "
                     "to detach."
