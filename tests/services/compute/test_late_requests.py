@@ -60,17 +60,21 @@ async def two_hosts(folder: Path) -> AsyncIterator[Rig]:
         yield rig
 
 
-async def build(rig: Rig) -> str:
-    """A server that brings a port and a volume into the world."""
-    images = (await rig.call("GET", "/image/v2/images"))["images"]
+async def private(rig: Rig) -> str:
     networks = (await rig.call("GET", "/network/v2.0/networks"))["networks"]
-    private = next(one["id"] for one in networks if one["name"] == "private")
+    return next(str(one["id"]) for one in networks if one["name"] == "private")
+
+
+async def build(rig: Rig, *ports: str) -> str:
+    """A server that brings a port and a volume into the world, and has these ports of its user's."""
+    images = (await rig.call("GET", "/image/v2/images"))["images"]
     disks = [
         {"source_type": "image", "destination_type": "local", "boot_index": 0, "uuid": images[0]["id"]},
         {"source_type": "blank", "destination_type": "volume", "volume_size": 1, "delete_on_termination": True},
     ]
+    nics = [{"uuid": await private(rig)}, *({"port": one} for one in ports)]
     body = {
-        "name": "s", "flavorRef": "42", "imageRef": images[0]["id"], "networks": [{"uuid": private}],
+        "name": "s", "flavorRef": "42", "imageRef": images[0]["id"], "networks": nics,
         "block_device_mapping_v2": disks,
     }  # fmt: skip
     server: str = (await rig.call("POST", "/compute/v2.1/servers", {"server": body}))["server"]["id"]
@@ -90,10 +94,12 @@ async def held(rig: Rig, server: str) -> dict[str, Any]:
         "GET", f"/placement/allocations/{server}", token=rig.admin, headers={"openstack-api-version": "placement 1.39"}
     )
     ports = (await rig.cloud.request("GET", f"/network/v2.0/ports?device_id={server}", token=rig.admin)).json["ports"]
+    free = (await rig.cloud.request("GET", "/network/v2.0/ports?device_id=", token=rig.admin)).json["ports"]
     attached = f"/volume/v3/attachments?all_tenants=1&instance_id={server}"
     return {
         "claim": claim.json["allocations"],
         "ports": sorted((one["id"], one["binding:host_id"]) for one in ports),
+        "free": sorted(one["id"] for one in free if one["name"] == "own"),
         "attachments": await listed(attached, "attachments"),
         "volumes": await listed("/volume/v3/volumes/detail?all_tenants=1", "volumes"),
         "snapshots": await listed("/volume/v3/snapshots?all_tenants=1", "snapshots"),
@@ -104,13 +110,14 @@ async def held(rig: Rig, server: str) -> dict[str, Any]:
 async def test_nothing_comes_back_of_a_server_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     letters = Letters(monkeypatch)
     async with two_hosts(tmp_path) as rig:
+        wish = {"network_id": await private(rig), "name": "own"}
+        own = (await rig.call("POST", "/network/v2.0/ports", {"port": wish}))["port"]["id"]
         before = await held(rig, "0" * 32)
-        server = await build(rig)
+        assert before["free"] == [own]
+        server = await build(rig, own)
         path = f"/compute/v2.1/servers/{server}"
-        networks = (await rig.call("GET", "/network/v2.0/networks"))["networks"]
-        private = next(one["id"] for one in networks if one["name"] == "private")
-        await rig.call("POST", f"{path}/os-interface", {"interfaceAttachment": {"net_id": private}})
-        await rig.until(f"{path}/os-interface", lambda told: len(told["interfaceAttachments"]) == 2)
+        await rig.call("POST", f"{path}/os-interface", {"interfaceAttachment": {"net_id": await private(rig)}})
+        await rig.until(f"{path}/os-interface", lambda told: len(told["interfaceAttachments"]) == 3)
         made = (await rig.call("POST", "/volume/v3/volumes", {"volume": {"size": 1}}))["volume"]["id"]
         volume = f"/volume/v3/volumes/{made}"
         await rig.until(volume, lambda told: told["volume"]["status"] == "available")

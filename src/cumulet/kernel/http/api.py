@@ -177,7 +177,8 @@ class Api:
         except Exception as error:
             fault = self._as_fault(error)
             self._fault(resp, fault, headers, version, req.path)
-        fences.leave()
+        finally:
+            fences.leave()
         self._stamp(resp, version)
         caller = context.current() or caller
         _log.info(
