@@ -42,6 +42,19 @@ def test_what_processes_of_one_host_made_is_all_kept(tmp_path: Path) -> None:
     assert len(Place(tmp_path).made()) == WRITERS * 50
 
 
+def test_who_comes_first_chooses(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from cumulet.kernel.files import chosen_once, write_whole\n"
+        "folder = Path(sys.argv[1])\n"
+        "told = [chosen_once(folder / f'id-{turn}', lambda: sys.argv[2] * 5_000) for turn in range(100)]\n"
+        "write_whole(folder / f'told-{sys.argv[2]}', chr(10).join(told))"
+    )
+    together(program, tmp_path)
+    chosen = {(tmp_path / f"told-{number}").read_text() for number in range(WRITERS)}
+    assert chosen == {"\n".join((tmp_path / f"id-{turn}").read_text() for turn in range(100))}
+    assert len(list(tmp_path.iterdir())) == 100 + WRITERS
+
+
 def test_a_file_is_whole_or_what_it_was(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     write_whole(file, b"old", durable=True)

@@ -28,6 +28,7 @@ from cumulet.assembly.space import ensure_room
 from cumulet.assembly.standing import said
 from cumulet.assembly.start import as_root
 from cumulet.assembly.table import AGENTS, ALL_ROLES, FRONT, HOST_ROLES, SERVICES, entry_of
+from cumulet.kernel.files import chosen_once
 from cumulet.kernel.registry import HOST_SECRET
 from cumulet.kernel.secrets import SecretFile
 from cumulet.kernel.settings import SettingsError
@@ -131,13 +132,11 @@ def _check_secrets(secrets: SecretFile, roles: frozenset[str]) -> None:
 def _cloud_id(data: Path, secrets: SecretFile) -> str:
     """The cloud's id, which all its processes share and its data directories bear; raises Taken for another cloud's."""
     marker = data / "cloud-id"
-    kept = marker.read_text().strip() if marker.exists() else None
-    if not secrets.known("cloud_id") and kept:
-        secrets.put("cloud_id", kept)
+    if not secrets.known("cloud_id") and marker.exists():
+        secrets.put("cloud_id", marker.read_text().strip())
     cloud_id = secrets.get("cloud_id", 12)
-    if kept is None:
-        marker.write_text(cloud_id)
-    elif kept != cloud_id:
+    kept = chosen_once(marker, lambda: cloud_id)
+    if kept != cloud_id:
         raise Taken(f"{data} belongs to another cloud ({kept})")
     return cloud_id
 

@@ -152,11 +152,9 @@ def _own(data: Path, uid: int, gid: int) -> None:
 def _cloud_id(data: Path) -> str:
     """The cloud's id, chosen once."""
     from cumulet.kernel import ids
+    from cumulet.kernel.files import chosen_once
 
-    file = data / "cloud-id"
-    if not file.exists():
-        file.write_text(ids.new_uuid())
-    return file.read_text().strip()
+    return chosen_once(data / "cloud-id", ids.new_uuid)
 
 
 def _guest_image(data: Path, given: Path | None) -> Path | None:

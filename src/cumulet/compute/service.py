@@ -13,6 +13,7 @@ from cumulet.client.session import ServiceSession
 from cumulet.client.volume import VolumeClient
 from cumulet.compute.config import ComputeConfig
 from cumulet.kernel import halts, ids
+from cumulet.kernel.files import chosen_once
 from cumulet.kernel.pools import Pool
 from cumulet.kernel.registry import Parts, Role, Service
 
@@ -166,7 +167,4 @@ def _hypervisor(parts: Parts, home: Path) -> Any:
 
 def _node_id(home: Path) -> str:
     """The host's resource provider id, chosen once and kept."""
-    file = home / "node"
-    if not file.exists():
-        file.write_text(ids.new_uuid())
-    return file.read_text().strip()
+    return chosen_once(home / "node", ids.new_uuid)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -15,20 +15,33 @@ def write_whole(path: Path, content: bytes | str, *, mode: int = 0o600, durable:
 
     ``mode`` holds from the first moment; ``durable`` survives a power cut. Raises OSError.
     """
-    data = content.encode() if isinstance(content, str) else content
-    part = path.with_name(f".{path.name}.{os.getpid()}.new")
-    part.unlink(missing_ok=True)
+    with _draft(path, content, mode, durable) as draft:
+        draft.replace(path)
+
+
+def chosen_once(path: Path, choose: Callable[[], str]) -> str:
+    """The line in a file; who asks for it first, of all processes, chooses it. Raises OSError."""
+    if not path.exists():
+        with _draft(path, choose(), 0o644, durable=True) as draft, suppress(FileExistsError):
+            path.hardlink_to(draft)
+    return path.read_text().strip()
+
+
+@contextmanager
+def _draft(path: Path, content: bytes | str, mode: int, durable: bool) -> Iterator[Path]:
+    """The content in a file of our own beside ``path``, gone at the end if it is still there."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(data)
+            file.write(content.encode() if isinstance(content, str) else content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @contextmanager

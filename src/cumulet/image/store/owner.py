@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cumulet.kernel import ids
+from cumulet.kernel.files import chosen_once
 
 
 def own_id(folder: Path, wanted: str = "") -> str:
@@ -13,10 +14,5 @@ def own_id(folder: Path, wanted: str = "") -> str:
 
     ``wanted``: what it is to be unless there is one (empty: a new one). All image-api of a cloud must have the same.
     """
-    path = folder / "cloud-id"
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(wanted or ids.new_uuid())
-        return path.read_text().strip()
+    folder.mkdir(parents=True, exist_ok=True)
+    return chosen_once(folder / "cloud-id", lambda: wanted or ids.new_uuid())
