@@ -86,7 +86,7 @@ class Fences:
             await self._look(tx, thing, number)
 
         if number % 2:
-            await self._database.run(look, durable=False)
+            await self._database.run(look)
             await self._purge()
         opening.set(Opening(self._database, look))
 
