@@ -51,7 +51,7 @@ class VolumeCalls:
         self.calls: list[tuple[str, str]] = []
 
     def __getattr__(self, name: str) -> Any:
-        async def call(subject: str, **_: Any) -> None:
+        async def call(subject: str, *others: Any, **_: Any) -> None:
             self.calls.append((name, subject))
             if name == "roll_detaching" and subject == "gone":
                 raise NotFound("gone")
