@@ -14,10 +14,12 @@ import pytest
 from aio_pika.abc import AbstractChannel
 from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 
+from cumulet.cli.chaos.loopback import free_ports
 from cumulet.cli.chaos.relay import Relay
 from cumulet.kernel import clock, context
 from cumulet.kernel.bus import Method, RabbitBus, ensure_speaks_for
 from cumulet.kernel.bus.broker import Broker
+from cumulet.kernel.bus.link import Session
 from cumulet.kernel.bus.model import POISONS, Poison, encode
 from cumulet.kernel.bus.names import user_of
 from cumulet.kernel.context import Context
@@ -120,6 +122,37 @@ async def test_everything_goes_on_after_the_broker_died(rabbit_alone: Rabbit) ->
         assert _problem(client) is None
         assert receiver.texts.count("first") == 1
         assert "lost" not in receiver.texts
+
+
+async def test_a_connection_that_did_not_come_about_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the library begins to close it when it is collected, in whatever loop runs then, or in none."""
+    (port,) = free_ports(1)
+    tried: list[aio_pika.Connection] = []
+    connect = aio_pika.Connection.connect
+
+    async def noted(connection: aio_pika.Connection, timeout: float | None = None) -> None:
+        tried.append(connection)
+        await connect(connection, timeout)
+
+    monkeypatch.setattr(aio_pika.Connection, "connect", noted)
+    with pytest.raises(Unavailable):
+        await RabbitBus.connect(f"amqp://nobody@127.0.0.1:{port}/nowhere", password="x", timeout=0.5)
+    assert tried
+    assert all(one.is_closed for one in tried)
+
+
+async def test_a_connection_without_channels_is_closed(rabbit: Rabbit, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[aio_pika.Connection] = []
+
+    async def refuse(session: Session) -> None:
+        tried.append(session._connection)  # type: ignore[arg-type]
+        raise OSError("no channel")
+
+    monkeypatch.setattr(Session, "open", refuse)
+    with pytest.raises(Unavailable):
+        await RabbitBus.connect(rabbit.url(), password=rabbit.password, timeout=0.5)
+    assert tried
+    assert all(one.is_closed for one in tried)
 
 
 async def test_a_broker_short_of_memory_takes_nothing_and_later_goes_on(rabbit_alone: Rabbit) -> None:

@@ -89,6 +89,7 @@ class Session:
                 await self._connection.close()
         except failures():
             _log.debug("the connection did not close in order", exc_info=True)
+            await self._connection.close()  # has nothing left to close, and counts as closed then
 
 
 class Link:
@@ -184,19 +185,23 @@ class Link:
         # the library waits three times as long for a silent peer as we want to
         aiormq.Connection.HEARTBEAT_GRACE_MULTIPLIER = 1
         host, port = self._address.hosts[turn % len(self._address.hosts)]
-        connection = await aio_pika.connect(
+        url = aio_pika.connection.make_url(
             host=host,
             port=port,
             login=self._address.user,
             password=self._address.password,
             virtualhost=self._address.vhost,
             ssl=self._address.tls,
-            ssl_context=self._tls,
             heartbeat=HEARTBEAT,
-            client_properties={"connection_name": self._name},
         )
+        connection = aio_pika.Connection(url, ssl_context=self._tls, client_properties={"connection_name": self._name})
         session = Session(connection)
-        await session.open()
+        try:
+            await connection.connect()
+            await session.open()
+        except BaseException:  # left to the collector, the library would close it from there
+            await session.close()
+            raise
         return session
 
 
