@@ -224,7 +224,10 @@ async def test_a_port_of_another_project_makes_nobody_a_servers_guest(world: Wor
     secret = base64.b64encode(b"SECRET=1").decode()
     victim = await world.active(networks="none", user_data=secret)
     network = (await cloud.request("POST", "/network/v2.0/networks", {"network": {}}, token=token)).json["network"]
-    subnet = {"network_id": network["id"], "ip_version": 4, "cidr": "10.66.0.0/24"}
+    subnet = {
+        "network_id": network["id"], "ip_version": 4, "cidr": "10.66.0.0/24",
+        "allocation_pools": [{"start": "10.66.0.100", "end": "10.66.0.200"}],
+    }  # fmt: skip
     assert (await cloud.request("POST", "/network/v2.0/subnets", {"subnet": subnet}, token=token)).status == 201
     port = {
         "network_id": network["id"], "device_id": victim["id"], "device_owner": "compute:nova",

@@ -104,7 +104,7 @@ async def test_refusals(site: Site) -> None:
     assert "create_floatingip:floating_ip_address" in rule
     port = await site.port()
     assert "does not have fixed ip" in await message(
-        400, "BadRequest", port_id=port["id"], fixed_ip_address="10.1.0.250"
+        400, "BadRequest", port_id=port["id"], fixed_ip_address="10.1.0.10"
     )
     bare = await site.port(fixed_ips=[])
     assert "no fixed IPv4 addresses" in await message(400, "BadRequest", port_id=bare["id"])
