@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import resource
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,7 +126,11 @@ async def test_a_disk_that_is_full_is_an_error_and_the_file_stays_whole(tmp_path
     driver = await opened(Knobs(), file)
     await driver.ensure_running(plan())
     before = file.read_bytes()
-    (tmp_path / f".host.json.{os.getpid()}.new").mkdir()  # what is written next can't be
-    with pytest.raises(HypervisorError, match="state can't be written"):
-        await driver.ensure_running(plan())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(HypervisorError, match="state can't be written"):
+            await driver.ensure_running(plan())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert file.read_bytes() == before

@@ -26,6 +26,7 @@ from cumulet.image.published import published
 from cumulet.image.sagas import ALL
 from cumulet.image.states import ACTIVE, DELETED
 from cumulet.image.store import make_stores
+from cumulet.image.store.far import FarStore
 from cumulet.image.store.file import FileStore
 from cumulet.image.store.owner import own_id
 from cumulet.image.web import Web
@@ -48,13 +49,14 @@ async def build(parts: Parts, roles: set[str]) -> Service:
     policy = Policy(RULES, besides=BESIDES)
     session = ServiceSession(parts.transport, "image", parts.secrets.get("service:image"))
     web = Web(config)
-    if any(one.type in ("object", "rbd") for one in config.stores):
+    stores = make_stores(config, folder, pool, far_pool, web)
+    if any(isinstance(place.store, FarStore) for place in stores.values()):
         await pool.run(own_id, folder, str(parts.options.get("cloud_id") or ""))
     image = Image(
         database=await parts.open_database("image", METADATA, Path(__file__).parent / "migrations"),
         config=config,
         policy=policy,
-        stores=make_stores(config, folder, pool, far_pool, web),
+        stores=stores,
         staging=FileStore(Path(config.staging) if config.staging else folder / "staging", pool),
         cached=FileStore(folder / "cache", pool),
         pool=pool,
@@ -67,8 +69,8 @@ async def build(parts: Parts, roles: set[str]) -> Service:
         image.database, sagas, ALL, world=image, seal=parts.seal, component="image-api", host=parts.host,
         sole=bool(parts.options.get("sole", True)), workers=8,
     )  # fmt: skip
-    stores = (image.staging, image.cached, *(place.store for place in image.stores.values()))
-    await asyncio.gather(*(store.open() for store in stores))
+    opened = (image.staging, image.cached, *(place.store for place in image.stores.values()))
+    await asyncio.gather(*(store.open() for store in opened))
     api = Api(
         "image",
         ROUTES,

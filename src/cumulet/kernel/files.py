@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 def write_whole(path: Path, content: bytes | str, *, mode: int = 0o600, durable: bool = False) -> None:
     """Replace a file: who reads meanwhile finds what was or what is, and of several writers the last one wins.
 
-    ``mode`` holds from the first moment; ``durable`` survives a power cut. Raises OSError.
+    ``mode`` holds from the moment it is there; ``durable``: the content is on the disk by then. Raises OSError.
     """
     with _draft(path, content, mode, durable) as draft:
         draft.replace(path)
@@ -30,11 +31,11 @@ def chosen_once(path: Path, choose: Callable[[], str]) -> str:
 @contextmanager
 def _draft(path: Path, content: bytes | str, mode: int, durable: bool) -> Iterator[Path]:
     """The content in a file of our own beside ``path``, gone at the end if it is still there."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    draft.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+    draft = Path(name)
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            os.fchmod(file.fileno(), mode)
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, mode)
             file.write(content.encode() if isinstance(content, str) else content)
             if durable:
                 file.flush()

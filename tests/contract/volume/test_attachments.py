@@ -223,6 +223,8 @@ async def test_the_older_actions(volumes: Volumes) -> None:
     assert (await volumes.act(volume_id, "os-attach", body)).status == 400
     shown = (await volumes.request("GET", f"/volumes/{volume_id}")).json["volume"]
     assert (shown["status"], shown["attachments"][0]["server_id"]) == ("in-use", SERVER)
+    assert (await volumes.act(volume_id, "os-begin_detaching", {"attachment_id": ["x"]}, token=SERVICE)).status == 202
+    assert (await volumes.act(volume_id, "os-roll_detaching", {})).status == 202
     ended = {"attachment_id": SERVER}
     assert (await volumes.act(volume_id, "os-begin_detaching", ended, token=SERVICE)).status == 400
     assert (await volumes.act(volume_id, "os-begin_detaching", {})).status == 202

@@ -79,6 +79,16 @@ def absent(kind: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", FAR)
+async def test_every_service_of_a_cloud_speaks_in_its_name(kind: str, tmp_path: Path) -> None:
+    """On whatever host: else the second one would find the store taken."""
+    told = {"image": {"stores": [{"id": "near"}, {"id": "far", **absent(kind, tmp_path), "seconds": 1}]}}
+    options = {"cloud_id": "the-cloud"}
+    service = lone_service("image", tmp_path / "x", {"image-api"}, mount="/image", settings=told, options=options)
+    async with service:
+        assert [one.read_text() for one in (tmp_path / "x").rglob("cloud-id")] == ["the-cloud"]
+
+
+@pytest.mark.parametrize("kind", FAR)
 async def test_a_store_that_is_away_keeps_nobody_else_waiting(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

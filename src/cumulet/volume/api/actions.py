@@ -84,7 +84,8 @@ async def unreserve(request: Request) -> None:
 async def begin_detaching(request: Request) -> None:
     """Ours may name the attachment that ends: one that ended meanwhile marks nothing."""
     told: Any = next(iter(request.sent.values()))
-    ending = told.get("attachment_id") if isinstance(told, dict) else None
+    named = told.get("attachment_id") if isinstance(told, dict) else None
+    ending = named if isinstance(named, str) else None
     await attachments_logic.legacy_mark(request.service, request.context, request.found, "begin_detaching", ending)
 
 

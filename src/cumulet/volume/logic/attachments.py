@@ -236,7 +236,7 @@ async def _settle(tx: Transaction, volume_id: str) -> list[Row]:
 # ---- the older way: marks on the volume, without a connection
 
 
-async def legacy_mark(volume: Volume, caller: Context, row: Row, action: str, attachment: Any = None) -> None:
+async def legacy_mark(volume: Volume, caller: Context, row: Row, action: str, attachment: str | None = None) -> None:
     """`reserve`, `unreserve`, `begin_detaching` (told: only by that attachment) or `roll_detaching`: older actions."""
 
     async def body(tx: Transaction) -> None:
