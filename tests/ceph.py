@@ -28,6 +28,7 @@ from typing import Any
 import pytest
 
 from cumulet.cli.chaos.loopback import free_ports, let_go
+from tests.scratch import short
 
 _BUCKETS = ("images", "other")
 _PREFIX = "cumulet-ceph-"
@@ -287,7 +288,7 @@ def make_cluster() -> Cluster:
     for program in ("ceph-mon", "ceph-osd", "ceph-mgr", "radosgw", "rbd"):
         assert shutil.which(program), f"{program} is not installed; run tools/setup.sh machine"
     _remove_abandoned()
-    home = tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp")
+    home = tempfile.mkdtemp(prefix=_PREFIX, dir=short())
     port, s3 = free_ports(2)
     cluster = Cluster(home, str(uuid.uuid4()), port, s3, uuid.uuid4().hex[:20], uuid.uuid4().hex)
     Path(home, "cluster.json").write_text(json.dumps(asdict(cluster)))
@@ -296,7 +297,7 @@ def make_cluster() -> Cluster:
 
 def _remove_abandoned() -> None:
     """Remove the clusters of sessions whose watcher was killed, too."""
-    for record in Path("/tmp").glob(f"{_PREFIX}*/cluster.json"):
+    for record in Path(short()).glob(f"{_PREFIX}*/cluster.json"):
         with suppress(OSError, ValueError, TypeError), open(record.with_name("users"), "ab") as users:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             Cluster(**json.loads(record.read_text())).remove()

@@ -27,7 +27,10 @@ from tests.observed import (  # noqa: F401 - hooks and fixtures of all tests
 )
 from tests.postgres import postgres_server
 from tests.rabbit import rabbit, rabbit_alone, rabbit_broker, rabbit_shared  # noqa: F401 - fixtures of all tests
+from tests.scratch import use_memory
 from tests.together import ALONE, Buses
+
+use_memory()
 
 # How fast this machine is, is no property of the code.
 hypothesis.settings.register_profile(

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from cumulet.cli.chaos.loopback import free_ports
+from tests.scratch import short
 
 SUFFIX = "dc=example,dc=org"
 MANAGER, SECRET = f"cn=manager,{SUFFIX}", "the-manager's-secret"
@@ -170,7 +171,7 @@ class Slapd:
 
 @contextmanager
 def slapd_server() -> Iterator[Slapd]:
-    home = Path(tempfile.mkdtemp(prefix="cumulet-slapd-", dir="/tmp"))
+    home = Path(tempfile.mkdtemp(prefix="cumulet-slapd-", dir=short()))
     server = Slapd(home)
     try:
         (home / "data").mkdir()

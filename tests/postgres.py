@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cumulet.cli.chaos.postgres import Postgres
+from tests.scratch import short
 
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
     """Start a PostgreSQL server; yields the DSN of its database. Stopped and removed afterwards."""
-    server = Postgres.made()
+    server = Postgres.made(short())
     try:
         yield server.dsn
     finally:
@@ -35,7 +36,7 @@ class Secure:
 @contextmanager
 def secure_server(secure: Secure) -> Iterator[str]:
     """Start such a server; yields the DSN of its local socket, for an administrator."""
-    server = Postgres.made()
+    server = Postgres.made(short())
     try:
         home = Path(server.home)
         local = f"{server.dsn}&port={secure.port}"
@@ -46,12 +47,11 @@ def secure_server(secure: Secure) -> Iterator[str]:
             copy.write_bytes(given.read_bytes())
             copy.chmod(0o600)
             os.chown(copy, owner.st_uid, owner.st_gid)
-        options = (
-            f"-k {home} -c fsync=off -c max_connections=300 -c listen_addresses=127.0.0.1 -c port={secure.port} "
+        server.kill()
+        server.start(
+            f"-c listen_addresses=127.0.0.1 -c port={secure.port} "
             f"-c ssl=on -c ssl_cert_file={home}/server.crt -c ssl_key_file={home}/server.key"
         )
-        server.kill()
-        server._run("pg_ctl", "-D", f"{home}/data", "-l", f"{home}/log", "-w", "-o", options, "start")
         server._run("psql", local, "-qc", f"ALTER USER cumulet PASSWORD '{secure.password}'")
         yield local
     finally:

@@ -24,6 +24,7 @@ import pytest
 from cumulet.cli.chaos.loopback import let_go
 from cumulet.cli.chaos.rabbit import ADMIN, PASSWORD, make_node
 from cumulet.cli.chaos.rabbit import Node as Node
+from tests.scratch import short
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def rabbit_node(shared: Path) -> Iterator[Node]:
         fcntl.flock(record, fcntl.LOCK_EX)
         record.seek(0)
         known = record.read()
-        node = Node(**json.loads(known)) if known else make_node()
+        node = Node(**json.loads(known)) if known else make_node(short())
         if not known:
             record.write(json.dumps(asdict(node)))
             record.flush()

@@ -13,6 +13,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 
+sys.path.insert(0, str(ROOT))
+from tests.scratch import use_memory  # noqa: E402 - the tests are not installed
+
+use_memory()
+
 
 class Cloud:
     """While the context lasts the cloud runs; ``settings`` is the text of its settings file (TOML)."""

@@ -82,7 +82,7 @@ def main(suite: Suite, description: str, play: Play) -> int:
     """What each of the tools does, from its command line to its status."""
     asked = arguments(suite, description)
     ensure_environment()
-    run = Path(tempfile.mkdtemp(prefix=f"{suite.pinned.parent.name}-", dir=made(ROOT / "build")))
+    run = Path(tempfile.mkdtemp(prefix=f"cumulet-{suite.pinned.parent.name}-"))
     try:
         prepare(run, suite)
         tests = choose(run, suite, asked)

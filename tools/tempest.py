@@ -33,8 +33,6 @@ import hostile
 import suites
 from onecloud import BIN, ROOT, Cloud
 from suites import made
-
-sys.path.insert(0, str(ROOT))
 from tests.postgres import postgres_server
 
 SUITE = suites.Suite(

@@ -22,6 +22,7 @@ import msgspec
 
 from cumulet.compute.drivers.model import GuestDisk, GuestEvent, GuestMissing, GuestNic, GuestPlan, Hypervisor, RootDisk
 from cumulet.compute.drivers.simulated import SimulatedHypervisor
+from tests.scratch import short
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST_UID = GUEST_GID = 65534
@@ -135,7 +136,7 @@ class LibvirtRig:
     def __init__(self) -> None:
         from cumulet.compute.drivers.libvirtd import StartLibvirtd, start_libvirtd
 
-        self.directory = Path(tempfile.mkdtemp(prefix="cm", dir="/tmp"))  # a short path: sockets live below it
+        self.directory = Path(tempfile.mkdtemp(prefix="cm", dir=short()))  # a short path: sockets live below it
         self.directory.chmod(0o755)
         self.image = Path(shutil.copy(guest_image(), self.directory / "image.qcow2"))
         self.image.chmod(0o644)

@@ -280,13 +280,13 @@ async def test_a_full_bucket(kind: str, ceph: Cluster, tmp_path: Path) -> None:
              "--secret-key", "secret")  # fmt: skip
     ceph.run("radosgw-admin", "quota", "set", "--quota-scope", "user", "--uid", user, "--max-size", "4096")
     ceph.run("radosgw-admin", "quota", "enable", "--quota-scope", "user", "--uid", user)
+    ceph.run("radosgw-admin", "subuser", "create", "--uid", user, "--subuser", f"{user}:swift", "--access", "full",
+             "--key-type", "swift", "--secret-key", "secret")  # fmt: skip
     import boto3
 
     own = boto3.client("s3", endpoint_url=ceph.endpoint, aws_access_key_id=user, aws_secret_access_key="secret",
                        region_name="default")  # fmt: skip
-    own.create_bucket(Bucket=user)
-    ceph.run("radosgw-admin", "subuser", "create", "--uid", user, "--subuser", f"{user}:swift", "--access", "full",
-             "--key-type", "swift", "--secret-key", "secret")  # fmt: skip
+    own.create_bucket(Bucket=user)  # now: whom the gateway has seen it remembers as he was
     config = {
         "object": {**ceph.bucket(""), "bucket": user, "access_key": user, "secret_key": "secret"},
         "swift": {**ceph.container(""), "container": user, "username": f"{user}:swift", "password": "secret"},

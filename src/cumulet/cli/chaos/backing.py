@@ -17,6 +17,7 @@ from cumulet.cli.chaos.rabbit import Node, make_node
 from cumulet.kernel.pools import Pool, run_program
 
 _RESTART_WITHIN = 180.0
+_PLACE = "/tmp"  # noqa: S108 - short, for their sockets
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ def backing(given: Mapping[str, Any]) -> Iterator[Backing]:
         return
     with ExitStack() as stack:
         stack.enter_context(told_to_end())
-        postgres = Postgres.made()
+        postgres = Postgres.made(_PLACE)
         stack.callback(postgres.remove)
-        node = make_node()
+        node = make_node(_PLACE)
         stack.callback(node.remove)
         bus = asyncio.run(_virtual_host(node))
         yield Backing(postgres.dsn, bus, {"database": _again(postgres), "broker": _again(node)})

@@ -29,11 +29,11 @@ class Postgres:
         return f"postgresql://cumulet:{self.password}@/postgres?host={self.home}"
 
     @classmethod
-    def made(cls) -> Postgres:
-        """Make a cluster and start it; raises RuntimeError where PostgreSQL is not installed."""
+    def made(cls, folder: str) -> Postgres:
+        """Make a cluster below ``folder`` and start it; raises RuntimeError where PostgreSQL is not installed."""
         if not _programs():
             raise RuntimeError("PostgreSQL is not installed; run tools/setup.sh machine")
-        home = tempfile.mkdtemp(prefix="cumulet-pg-", dir="/tmp")
+        home = tempfile.mkdtemp(prefix="cumulet-pg-", dir=folder)
         made = cls(home, secrets.token_hex(16))
         try:
             secret = Path(home, "password")
@@ -51,9 +51,10 @@ class Postgres:
             raise
         return made
 
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        options = f"-k {self.home} -c listen_addresses='' -c fsync=off -c max_connections=300"
+    def start(self, more: str = "") -> None:
+        """Start it, with more options, and wait until it answers."""
+        kept = "-c fsync=off -c dynamic_shared_memory_type=mmap"  # killed, it leaves nothing outside its home
+        options = f"-k {self.home} -c listen_addresses='' -c max_connections=300 {kept} {more}"
         self._run("pg_ctl", "-D", f"{self.home}/data", "-l", f"{self.home}/log", "-w", "-o", options, "start")
 
     def kill(self) -> None:

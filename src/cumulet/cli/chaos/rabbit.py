@@ -127,11 +127,11 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def make_node() -> Node:
-    """Make a node and start it; raises RuntimeError where RabbitMQ is not installed."""
+def make_node(folder: str) -> Node:
+    """Make a node below ``folder`` and start it; raises RuntimeError where RabbitMQ is not installed."""
     if not shutil.which("rabbitmq-server"):
         raise RuntimeError("RabbitMQ is not installed; run tools/setup.sh machine")
-    home = tempfile.mkdtemp(prefix="cumulet-mq-", dir="/tmp")
+    home = tempfile.mkdtemp(prefix="cumulet-mq-", dir=folder)
     amqp, amqps, management, management_tls, distribution, names = free_ports(6)
     node = Node(home, amqp, amqps, management, management_tls, distribution, names)
     subprocess.run(
