@@ -44,7 +44,7 @@ from tests.cloud import PASSWORD, Reply, TestCloud
 
 _NAME = re.compile(r"\$([a-z_0-9]+)")
 REQUEST = re.compile(r"^(GET|HEAD|POST|PUT|PATCH|DELETE) (\S+)(?: (\{.*|\[.*|\".*\"))?$")
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 """Seconds that ``until`` asks again."""
 
 

@@ -108,10 +108,8 @@ async def test_a_call_returns_the_typed_value(host: Host) -> None:
 
 
 async def test_calls_run_at_the_same_time(host: Host) -> None:
-    begun = time.monotonic()
-    answers = await asyncio.gather(*(host.call(slow, Text(wait)) for wait in ("0.3", "0.31")))
-    assert answers == ["0.3", "0.31"]
-    assert time.monotonic() - begun < 0.55
+    calls = [asyncio.create_task(host.call(slow, Text(wait))) for wait in ("1.5", "0")]
+    assert [await one for one in asyncio.as_completed(calls)] == ["0", "1.5"]
 
 
 async def test_large_values_pass(host: Host) -> None:
@@ -418,7 +416,7 @@ async def test_a_pool_is_bounded_and_its_deadline_counts_the_queue() -> None:
         await stuck
     assert pool.abandoned == 1
     release.set()
-    await pool.run(began.append, "now", timeout=5)
+    await pool.run(began.append, "now", timeout=60)
     assert began == ["now"]
     assert pool.abandoned == 0
     pool.close()
@@ -429,28 +427,28 @@ async def test_an_inline_pool_needs_no_thread() -> None:
 
 
 async def test_programs_get_input_and_give_output() -> None:
-    assert await run_program(["cat"], input=b"x" * 200_000, timeout=10) == Completed(0, b"x" * 200_000, b"")
-    failed = await run_program(["sh", "-c", "echo oops >&2; exit 3"], timeout=10, check=False)
+    assert await run_program(["cat"], input=b"x" * 200_000, timeout=60) == Completed(0, b"x" * 200_000, b"")
+    failed = await run_program(["sh", "-c", "echo oops >&2; exit 3"], timeout=60, check=False)
     assert failed == Completed(3, b"", b"oops\n")
     with pytest.raises(ProgramFailed, match="sh ended with status 3: oops"):
-        await run_program(["sh", "-c", "echo oops >&2; exit 3"], timeout=10)
+        await run_program(["sh", "-c", "echo oops >&2; exit 3"], timeout=60)
     with pytest.raises(ProgramFailed, match="No such file"):
-        await run_program(["/no/such/program"], timeout=10)
+        await run_program(["/no/such/program"], timeout=60)
 
 
 async def test_a_program_past_its_deadline_dies_with_its_children(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     with pytest.raises(TimeoutError):
-        await run_program(["sh", "-c", f"sleep 300 & echo $! >{note}; wait"], timeout=0.5)
+        await run_program(["sh", "-c", f"sleep 300 & echo $! >{note}; wait"], timeout=3)
     status = Path(f"/proc/{int(note.read_text())}/status")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while status.exists() and "State:\tZ" not in status.read_text() and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
     assert not status.exists() or "State:\tZ" in status.read_text()
 
 
 async def test_programs_are_limited() -> None:
-    limited = await run_program(["sh", "-c", "ulimit -t"], timeout=10, limits={"cpu": 7})
+    limited = await run_program(["sh", "-c", "ulimit -t"], timeout=60, limits={"cpu": 7})
     assert limited.stdout == b"7\n"
     with pytest.raises(ProgramFailed, match="more than 1000 bytes"):
-        await run_program(["cat", "/dev/zero"], timeout=10, output_limit=1000)
+        await run_program(["cat", "/dev/zero"], timeout=60, output_limit=1000)

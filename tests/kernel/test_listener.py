@@ -106,7 +106,7 @@ async def serving(**limits: Any) -> AsyncIterator[Server]:
     )
     task = asyncio.create_task(server._serve([bound]))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             yield Server(app, bound.getsockname()[1])
     finally:
         app.go_on.set()

@@ -82,7 +82,7 @@ class RealCloud:
         """kill -9 of the process that serves; its parent starts it again."""
         pid = self.worker
         os.kill(pid, signal.SIGKILL)
-        until("the worker is started again", lambda: self.worker != pid and self.is_up(), 60)
+        until("the worker is started again", lambda: self.worker != pid and self.is_up(), 180)
 
     def is_up(self) -> bool:
         done = subprocess.run([BIN / "cumulet", "status", "--data", self.data], capture_output=True, check=False)

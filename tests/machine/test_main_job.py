@@ -69,14 +69,14 @@ def test_the_whole_thread(cloud: RealCloud, tenant: dict[str, str], before: dict
     port = cloud.show("port", "create", "--network", "blue", "--security-group", "web", "brought")
     fixed = port["fixed_ips"][0]["ip_address"]
     openstack("volume", "create", "--size", "1", "disk")
-    until("the volume is available", lambda: cloud.show("volume", "show", "disk")["status"] == "available", 60)
+    until("the volume is available", lambda: cloud.show("volume", "show", "disk")["status"] == "available", 180)
 
     server = _boot(cloud, "first", "--port", str(port["id"]), "--user-data", str(cloud.secrets / "user-data"))
     assert server["status"] == "ACTIVE"
     address = _floating(cloud, "first")
     assert cloud.ssh(address, "hostname") == "first"
     assert f"{fixed}/24" in cloud.ssh(address, "ip -4 -o addr show dev eth0")
-    assert until("user data", lambda: cloud.ssh(address, "cat /tmp/from-user-data"), 30) == "user-data-ran-on first"
+    assert until("user data", lambda: cloud.ssh(address, "cat /tmp/from-user-data"), 120) == "user-data-ran-on first"
     mtu = cloud.show("network", "show", "blue")["mtu"]
     assert f"mtu {mtu} " in cloud.ssh(address, "ip link show dev eth0")
 
@@ -90,8 +90,10 @@ def test_the_whole_thread(cloud: RealCloud, tenant: dict[str, str], before: dict
     # a volume, hot-plugged and seen in the guest
     disks = cloud.ssh(address, "ls /sys/block | grep vd | wc -l")
     openstack("server", "add", "volume", "first", "disk")
-    until("the volume is in use", lambda: cloud.show("volume", "show", "disk")["status"] == "in-use", 60)
-    until("the guest sees it", lambda: cloud.ssh(address, "ls /sys/block | grep vd | wc -l") == str(int(disks) + 1), 30)
+    until("the volume is in use", lambda: cloud.show("volume", "show", "disk")["status"] == "in-use", 180)
+    until(
+        "the guest sees it", lambda: cloud.ssh(address, "ls /sys/block | grep vd | wc -l") == str(int(disks) + 1), 120
+    )
     assert cloud.ssh(address, "cat /sys/block/vdb/size") == str(2 * 1024 * 1024)
 
     # a second guest on the same network
@@ -105,7 +107,7 @@ def test_the_whole_thread(cloud: RealCloud, tenant: dict[str, str], before: dict
 
     # reboot keeps the address and the volume
     openstack("server", "reboot", "--hard", "--wait", "first")
-    until("the guest is back", lambda: f"{fixed}/24" in cloud.ssh(address, "ip -4 -o addr show dev eth0"), 90)
+    until("the guest is back", lambda: f"{fixed}/24" in cloud.ssh(address, "ip -4 -o addr show dev eth0"), 180)
     assert cloud.ssh(address, "cat /sys/block/vdb/size") == str(2 * 1024 * 1024)
 
     # delete: the user's port and volume survive, nothing else
@@ -117,7 +119,7 @@ def test_the_whole_thread(cloud: RealCloud, tenant: dict[str, str], before: dict
         openstack("floating", "ip", "delete", one["ID"])
     openstack("port", "delete", "brought")
     openstack("volume", "delete", "disk")
-    until("nothing is left", lambda: inventory(cloud.data) == at_rest, 30)
+    until("nothing is left", lambda: inventory(cloud.data) == at_rest, 180)
     usage = cloud.show("limits", "show", "--absolute")
     used = {one["Name"]: one["Value"] for one in usage}
     assert (used["total_instances_used"], used["total_cores_used"], used["total_ram_used"]) == (0, 0, 0)
@@ -131,9 +133,9 @@ def test_a_guest_that_powers_itself_off_is_shutoff_and_starts_again(cloud: RealC
     _boot(cloud, "tired", "--network", "blue")
     address = _floating(cloud, "tired")
     cloud.ssh(address, "sudo setsid sh -c 'sleep 1; poweroff' </dev/null >/dev/null 2>&1 &")
-    until("it is SHUTOFF", lambda: cloud.show("server", "show", "tired")["status"] == "SHUTOFF", 60)
+    until("it is SHUTOFF", lambda: cloud.show("server", "show", "tired")["status"] == "SHUTOFF", 180)
     cloud.openstack("server", "start", "tired")
-    until("it is ACTIVE", lambda: cloud.show("server", "show", "tired")["status"] == "ACTIVE", 60)
+    until("it is ACTIVE", lambda: cloud.show("server", "show", "tired")["status"] == "ACTIVE", 180)
     assert cloud.ssh(address, "hostname") == "tired"
     cloud.openstack("server", "delete", "--wait", "tired")
     cloud.openstack("floating", "ip", "delete", address)
@@ -179,14 +181,14 @@ def test_a_kill_in_the_middle_of_create_and_delete_leaves_nothing(cloud: RealClo
             name,
         )
     cloud.kill_worker()
-    until("all settle", lambda: "BUILD" not in {one["Status"] for one in cloud.show("server", "list")}, 120)
+    until("all settle", lambda: "BUILD" not in {one["Status"] for one in cloud.show("server", "list")}, 180)
     for name in names:
         server = cloud.show("server", "show", name)
         assert server["status"] == "ACTIVE" or (server["status"] == "ERROR" and server["fault"]), server
     cloud.openstack("server", "delete", *names)
     cloud.kill_worker()
-    until("all are gone", lambda: not cloud.show("server", "list"), 120)
-    until("nothing is left", lambda: inventory(cloud.data) == at_rest, 60)
+    until("all are gone", lambda: not cloud.show("server", "list"), 180)
+    until("nothing is left", lambda: inventory(cloud.data) == at_rest, 180)
     cloud.cumulet("check", "--wait", "15")  # its exit status tells
 
 

@@ -41,12 +41,12 @@ def system(tmp_path: Path) -> Iterator[None]:
     config.write_text(CONFIGURATION)
     daemons = [_daemon("virtlogd"), _daemon("libvirtd", "--config", str(config))]
     try:
-        until("libvirtd answers", find_system, 30)
+        until("libvirtd answers", find_system, 180)
         yield
     finally:
         for pid in reversed(daemons):
             os.kill(pid, 15)
-            until("the daemon ended", partial(_is_gone, pid), 30)
+            until("the daemon ended", partial(_is_gone, pid), 180)
         for argv in reversed(made):
             run(*argv, check=False)
 
@@ -79,7 +79,7 @@ def test_the_machines_libvirtd_is_used_and_left_as_it_was() -> None:
         assert domains() == [*before, f"cumulet-{made['id']}"]
         owner = _owner_of_qemu(str(made["id"]))
         assert owner == pwd.getpwnam("cumulet-guest").pw_uid
-        until("its console is read", lambda: "login" in cloud.openstack("console", "log", "show", "one"), 60)
+        until("its console is read", lambda: "login" in cloud.openstack("console", "log", "show", "one"), 180)
         cloud.openstack("server", "delete", "--wait", "one")
         assert domains() == before
         cloud.openstack(

@@ -28,7 +28,7 @@ _numbers = itertools.count(1)
 _ETHERNET, _ALL = 1514, 0x0003
 
 
-def run(*argv: str, check: bool = True, timeout: float = 20.0) -> str:
+def run(*argv: str, check: bool = True, timeout: float = 60.0) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
     assert not check or done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout
@@ -42,7 +42,7 @@ def within(seconds: float, what: Callable[[], object]) -> bool:
     return bool(done)
 
 
-def eventually(what: Callable[[], object], seconds: float = 10.0) -> None:
+def eventually(what: Callable[[], object], seconds: float = 60.0) -> None:
     assert within(seconds, what)
 
 
@@ -66,7 +66,7 @@ class Space:
         run("ip", "netns", "add", self.name)
         self("ip", "link", "set", "lo", "up")
 
-    def __call__(self, *argv: str, check: bool = True, timeout: float = 20.0) -> str:
+    def __call__(self, *argv: str, check: bool = True, timeout: float = 60.0) -> str:
         return run("ip", "netns", "exec", self.name, *argv, check=check, timeout=timeout)
 
     def remove(self) -> None:

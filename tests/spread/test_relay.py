@@ -62,12 +62,12 @@ async def connected(relay: Relay) -> AsyncIterator[tuple[asyncio.StreamReader, a
 
 
 async def _said(reader: asyncio.StreamReader, number: int) -> bytes:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return await reader.readexactly(number)
 
 
 async def _end(reader: asyncio.StreamReader) -> bytes:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         try:
             return await reader.read(1)
         except ConnectionError:

@@ -153,7 +153,7 @@ async def _running(front: Front, *urls: str) -> AsyncIterator[str]:
     socket = listen("127.0.0.1", 0)
     server = make_server(front, Wish(data=None))  # type: ignore[arg-type]
     task = asyncio.create_task(server.serve(sockets=[socket]))
-    await until(lambda: server.started, 10)
+    await until(lambda: server.started, 60)
     try:
         yield f"http://127.0.0.1:{socket.getsockname()[1]}"
     finally:
@@ -224,7 +224,7 @@ async def test_an_answer_without_end_ends_with_its_listener() -> None:
         async with session.get(f"{front}/image/events") as reply:
             assert await reply.content.readexactly(3) == b"xxx"
             reply.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await ended.wait()
 
 

@@ -111,7 +111,7 @@ async def test_nics_that_come_and_go_at_once_are_all_remembered(world: World) ->
         await asyncio.sleep(0.3)  # it is being plugged in, and the record does not know it yet
         assert (await demo.delete(f"{path}/{first}")).status == 202
         second = (await coming).json["interfaceAttachment"]["port_id"]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while first in [one["port_id"] for one in (await demo.get(path)).json["interfaceAttachments"]]:
                 await asyncio.sleep(0.02)
     finally:

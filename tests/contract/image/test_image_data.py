@@ -360,7 +360,7 @@ async def test_deleted_records_are_purged_in_time(image: Lone) -> None:
 
 
 async def wait_for(image: Lone, image_id: str, goal: str) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             document: dict[str, Any] = (await image.request("GET", f"/v2/images/{image_id}")).json
             if document["status"] == goal:
@@ -379,7 +379,7 @@ async def test_import_of_staged_data(image: Lone) -> None:
     document = await wait_for(image, image_id, "active")
     assert document["os_hash_value"] == hashlib.sha512(data).hexdigest()
     assert (await image.request("GET", f"/v2/images/{image_id}/file")).data == data
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await tasks(image, image_id))[0]["status"] != "success":
             await asyncio.sleep(0.01)
     (task,) = await tasks(image, image_id)
@@ -394,7 +394,7 @@ async def test_import_of_staged_data(image: Lone) -> None:
     }
     listed = (await image.request("GET", "/v2/tasks", token=ADMIN)).json["tasks"]
     assert [one["id"] for one in listed] == [task["id"]]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(files(image)) != 1:
             await asyncio.sleep(0.01)
     assert (await image.request("POST", f"/v2/images/{image_id}/import", method)).status == 409
@@ -411,7 +411,7 @@ async def test_a_refused_import_goes_back_to_queued(image: Lone) -> None:
     method = {"method": {"name": "glance-direct"}}
     assert (await image.request("POST", f"/v2/images/{image_id}/import", method)).status == 202
     await wait_for(image, image_id, "queued")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await tasks(image, image_id))[0]["status"] != "failure" or files(image):
             await asyncio.sleep(0.01)
     assert "does not match" in (await tasks(image, image_id))[0]["message"]

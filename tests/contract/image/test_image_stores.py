@@ -68,7 +68,7 @@ async def start(image: Lone, image_id: str, method: dict[str, Any], token: str =
 
 async def ended(image: Lone, image_id: str) -> dict[str, Any]:
     """The last task of an image, once it is over."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             tasks = (await image.request("GET", f"/v2/images/{image_id}/tasks")).json["tasks"]
             if tasks[-1]["status"] in ("success", "failure"):
@@ -374,7 +374,7 @@ async def test_the_cache(tmp_path: Path) -> None:
         assert (await image.request("PUT", f"/v2/cache/{await make(image)}", token=ADMIN)).status == 400
         image_id = await make(image, data=DATA)
         assert (await image.request("PUT", f"/v2/cache/{image_id}", token=ADMIN)).status == 202
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (cached := (await image.request("GET", "/v2/cache", token=ADMIN)).json)["cached_images"]:
                 await asyncio.sleep(0.02)
         assert cached["queued_images"] == []

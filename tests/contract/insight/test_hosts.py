@@ -261,7 +261,7 @@ async def listed(world: World, name: str) -> dict[str, Any] | None:
 
 
 async def until(ask: Callable[[], Awaitable[Any]]) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not (found := await ask()):
             await asyncio.sleep(0.02)
     return found

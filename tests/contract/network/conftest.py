@@ -82,8 +82,8 @@ class Net:
         return str(network["id"])
 
     async def eventually(self, path: str, **wanted: Any) -> dict[str, Any]:
-        """The document once its members are as ``wanted``; fails after half a minute."""
-        async with asyncio.timeout(30):
+        """The document once its members are as ``wanted``; fails after two minutes."""
+        async with asyncio.timeout(120):
             while True:
                 document = await self.show(path)
                 if all(document[key.replace("__", ":")] == value for key, value in wanted.items()):

@@ -14,7 +14,7 @@ async def test_the_same_on_postgresql(postgres: str, tmp_path: Path) -> None:
     roles = {"network-api", "network-agent"}
     async with lone_service("network", tmp_path, roles, mount="/network", postgres=postgres) as lone:
         net = Net(lone)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not (await net.admin.get("/agents")).json["agents"]:
                 await asyncio.sleep(0.01)
         pool = await net.make("/subnetpools", name="p", prefixes=["10.8.0.0/16"], default_prefixlen=24)

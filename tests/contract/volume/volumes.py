@@ -35,7 +35,7 @@ class Volumes:
         return await self.wait(document["id"], wait, token=token) if wait else document
 
     async def wait(self, volume_id: str, goal: str, *, token: str = ADMIN, kind: str = "volume") -> dict[str, Any]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 found = await self.request("GET", f"/{kind}s/{volume_id}", token=token)
                 document: dict[str, Any] = found.json[kind]
@@ -45,7 +45,7 @@ class Volumes:
                 await asyncio.sleep(0.01)
 
     async def wait_gone(self, volume_id: str, kind: str = "volume") -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await self.request("GET", f"/{kind}s/{volume_id}", token=ADMIN)).status != 404:
                 await asyncio.sleep(0.01)
 

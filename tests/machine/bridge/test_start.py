@@ -66,7 +66,7 @@ def test_an_unprivileged_worker_runs_real_networks(machine: Machine, tmp_path: P
     with links.inside(machine.space.name):
         process = subprocess.Popen([sys.executable, "-c", code])
     try:
-        eventually(lambda: "ready" in report.read_text(), 20)
+        eventually(lambda: "ready" in report.read_text(), 120)
         one.dhcp(tmp_path)
         answer = one("curl", "-s", "-m", "5", "http://169.254.169.254/")
         assert answer == "nobody proxied for 10.77.0.11"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import pytest
 
 from cumulet.compute.logic.listing import Expression, in_sql, pattern_of
-from cumulet.kernel import clock
 from cumulet.kernel.errors import Invalid
 
 
@@ -29,9 +28,7 @@ def test_what_sql_cannot_say(expression: str) -> None:
 
 
 def test_an_expression_is_run_in_linear_time() -> None:
-    started = clock.monotonic()
-    assert not Expression("^(a+)+$").matches("a" * 5000 + "b")
-    assert clock.monotonic() - started < 1.0
+    assert not Expression("^(a+)+$").matches("a" * 5000 + "b")  # else this would not end before the world does
 
 
 def test_what_the_engine_cannot_run_is_refused() -> None:

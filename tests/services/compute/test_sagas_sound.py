@@ -77,7 +77,7 @@ class Rig:
 
     async def drive(self, done: Callable[[], Any], what: str) -> Any:
         """Run the engine until ``done()`` (awaited) is true."""
-        deadline = clock.monotonic() + 30
+        deadline = clock.monotonic() + 120
         while clock.monotonic() < deadline:
             await self.engine.settle()
             if found := await done():

@@ -68,8 +68,8 @@ class Site:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Return as soon as it holds; fails after half a minute, for a machine may be busy."""
-    async with asyncio.timeout(30):
+    """Return as soon as it holds; fails after two minutes, for a machine may be busy."""
+    async with asyncio.timeout(120):
         while not true():
             await asyncio.sleep(0.005)
 
@@ -81,7 +81,7 @@ async def running(data: Path) -> AsyncIterator[Site]:
     others = {"identity": told, "compute": told}
     async with lone_service("network", data, roles, mount="/network", others=others) as lone:
         site = Site(lone, told)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not (await site.net.admin.get("/agents")).json["agents"]:
                 await asyncio.sleep(0.005)
         yield site
@@ -353,7 +353,7 @@ async def second_host(site: Site) -> AsyncIterator[SimulatedNetwork]:
     driver = SimulatedNetwork()
     agent = NetworkAgent(site.lone.parts.bus, driver, "node-2", tunnel_address="192.0.2.2")
     await agent.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while len((await site.net.admin.get("/agents")).json["agents"]) < 2:
             await asyncio.sleep(0.005)
     yield driver

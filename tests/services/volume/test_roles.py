@@ -52,7 +52,7 @@ async def test_an_api_alone_tells_whoever_runs_sagas(tmp_path: Path) -> None:
     async with lone_service("volume", tmp_path, {"volume-api"}, mount="/volume") as lone:
         await lone.parts.bus.subscribe({POKE: poke}, component="volume-scheduler")
         made = await Volumes(lone, Knobs(), lone).make(wait=None)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not heard:
                 await asyncio.sleep(0.01)
         assert len(heard) == 1
@@ -73,7 +73,7 @@ async def test_only_known_ends_are_superfluous(volumes: Volumes) -> None:
     unknown = ids.new_uuid()
     everything = [kept["id"], deleted["id"], failed["id"], unknown]
     bus = volumes.lone.parts.bus
-    async with asyncio.timeout(10):  # while the saga is at its last line, nothing is named
+    async with asyncio.timeout(60):  # while the saga is at its last line, nothing is named
         while (await bus.call(HELD, Held("node-1@simulated", everything))).ids != [deleted["id"]]:
             await asyncio.sleep(0.01)
     elsewhere = (await bus.call(HELD, Held("node-2@simulated", everything))).ids
