@@ -13,7 +13,7 @@ import pytest
 from tests.machine.realcloud import RealCloud, inventory, real_cloud, run, sweep, until
 from tests.machine.tenant import answers
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.machine
 
 USER_DATA = "#!/bin/sh\necho user-data-ran-on $(hostname) > /tmp/from-user-data\n"
 

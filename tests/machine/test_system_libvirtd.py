@@ -18,7 +18,7 @@ from cumulet.compute.drivers import reaper
 from cumulet.compute.drivers.libvirtd import find_system
 from tests.machine.realcloud import real_cloud, run, until
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.machine
 
 CONFIGURATION = 'auth_unix_rw = "none"\nunix_sock_group = "libvirt"\nunix_sock_rw_perms = "0770"\n'
 

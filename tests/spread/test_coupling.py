@@ -220,7 +220,6 @@ async def database_is_away(town: Town) -> None:
     await town.gone(kept)
 
 
-@pytest.mark.timeout(900)
 async def test_whatever_is_away_the_rest_goes_on(postgres: str, rabbit: Rabbit, tmp_path: Path) -> None:
     bus = rabbit.url().replace("@", f":{rabbit.password}@", 1)
     async with new_database(postgres) as dsn, Nursery() as nursery:

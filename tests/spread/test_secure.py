@@ -129,7 +129,6 @@ def test_an_authority_is_laid_where_nothing_else_is_named(authority: Authority) 
 
 @pytest.mark.postgres
 @pytest.mark.rabbit
-@pytest.mark.timeout(900)
 async def test_a_cloud_of_nothing_but_tls(
     tmp_path: Path, secure: tuple[Secure, str], authority: Authority, rabbit: Rabbit
 ) -> None:

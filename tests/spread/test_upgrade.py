@@ -72,7 +72,6 @@ async def hold(process: CloudProcess, site: Site) -> list[asyncio.Future[Any]]:
     return acting
 
 
-@pytest.mark.timeout(900)
 async def test_sagas_of_the_previous_release_end_in_this_one(tmp_path: Path, source: Path) -> None:
     """It is killed with sagas at every step; this one takes over its data directory and ends them all."""
     process = CloudProcess(tmp_path / "cloud", halts=True)
@@ -103,7 +102,6 @@ async def test_sagas_of_the_previous_release_end_in_this_one(tmp_path: Path, sou
 @pytest.mark.postgres
 @pytest.mark.rabbit
 @pytest.mark.asyncio(loop_scope="session")
-@pytest.mark.timeout(900)
 async def test_an_agent_of_the_previous_release_on_this_controller(spread: Spread, source: Path) -> None:
     """Its host joins, and a server with a network, a volume and a console is made there and goes again."""
     with running(source):

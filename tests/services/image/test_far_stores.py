@@ -188,7 +188,6 @@ async def test_what_is_wrong_with_a_pool_is_said(ceph: Cluster, tmp_path: Path) 
 
 
 @pytest.mark.ceph
-@pytest.mark.timeout(600)
 async def test_a_service_that_dies_leaves_half_an_image(ceph: Cluster, pool: str, tmp_path: Path) -> None:
     config = {"id": "far", "type": "rbd", **ceph.rbd(pool)}
     async with cloud(tmp_path, config) as image:

@@ -17,7 +17,7 @@ LIMIT_MIB = 300
 MIB = int(os.environ.get("CUMULET_TEST_IMAGE_MIB", "320"))
 
 
-@pytest.mark.timeout(300 + MIB)
+@pytest.mark.timeout(900 + MIB)
 def test_an_image_larger_than_the_process(tmp_path: Path) -> None:
     child = [sys.executable, "-m", "tests.services.image.streaming", str(tmp_path), str(MIB)]
     root = Path(__file__).parents[3]

@@ -18,7 +18,7 @@ from tests.ceph import Cluster
 from tests.contract.image.lone import lone_service
 from tests.contract.volume.volumes import ROLES, Volumes
 
-pytestmark = [pytest.mark.ceph, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.ceph
 MIB = 1024 * 1024
 
 
