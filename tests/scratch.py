@@ -2,7 +2,8 @@
 """Where tests put what nobody keeps: in memory, where the machine has enough of it.
 
 The disk of a rented machine may take a minute to say that one small file is safe, and what this suite starts (two
-databases, a broker, a Ceph, clouds by the hundred) says so all the time. TMPDIR names another place.
+databases, a broker, a Ceph, clouds by the hundred) asks for that all the time. TMPDIR names another place; /tmp,
+where it would be anyway, is none.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ _SHORT = 40
 
 
 def use_memory() -> None:
-    """Let temporary files of this process and its children live in memory, unless TMPDIR says where they live."""
-    if "TMPDIR" not in os.environ and _fits():
+    """Let temporary files of this process and its children live in memory, unless TMPDIR names a place of its own."""
+    if os.environ.get("TMPDIR", "") in ("", "/tmp") and _fits():
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 
