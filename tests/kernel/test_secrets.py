@@ -4,9 +4,19 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
+import pytest
+
+from cumulet.kernel import ids
 from cumulet.kernel.secrets import SecretFile
+
+
+def test_no_secret_looks_like_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["-ab", "_ab", "a-b", "b_a"])
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda octets: next(drawn))
+    assert [ids.new_secret(2), ids.new_secret(2)] == ["a-b", "b_a"]
 
 
 def test_two_writers_in_one_tick_of_the_clock_lose_nothing(tmp_path: Path) -> None:

@@ -320,7 +320,9 @@ def _endpoints() -> dict[str, list[str]]:
 
 def _start(cloud: Hosts) -> None:
     (cloud.hub.folder / "data").mkdir()
-    SecretFile(cloud.hub.folder / "secrets.json").put("bus_management", PASSWORD)
+    secrets = SecretFile(cloud.hub.folder / "secrets.json")
+    secrets.put("bus_management", PASSWORD)
+    secrets.put("cloud_id", "_iC81XI3wqcjOXa1")  # as it was drawn once: agents must carry the networks of any cloud
     write_settings(
         cloud.hub.folder / "cumulet.toml",
         {

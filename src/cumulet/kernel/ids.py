@@ -32,8 +32,13 @@ def new_request_id() -> str:
 
 
 def new_secret(octets: int = 32) -> str:
-    """A URL-safe secret with ``octets`` bytes of entropy; always from the system's source."""
-    return secrets.token_urlsafe(octets)
+    """A URL-safe secret with ``octets`` bytes of entropy; always from the system's source.
+
+    It begins with a letter or digit: `--os-password -x` would be read as an option.
+    """
+    while not (made := secrets.token_urlsafe(octets))[0].isalnum():
+        pass
+    return made
 
 
 def derive_uuid(*parts: str) -> str:

@@ -19,6 +19,13 @@ def test_every_address_gives_a_host_name(address: str) -> None:
     assert naming.hostname(name) == name
 
 
+def test_every_cloud_has_names() -> None:
+    """Whatever its id is; a cloud whose id began with a `_` had no networks."""
+    names = [naming.Names(cloud) for cloud in ("_iC81XI3wqcjOXa1", "-C81XI3wqcjOXa1", "6b1f8c2e-0000-4000-8000-1f")]
+    assert len({one.prefix for one in names}) == 3
+    assert all(naming.identifier(one.bridge("net")) for one in names)
+
+
 def test_connections_of_an_address_that_leads_elsewhere_end() -> None:
     floating = [FloatingPlan("192.0.2.2", "10.0.0.9"), FloatingPlan("192.0.2.3", "10.0.0.3")]
     plan = RouterPlan("r", floating=floating)

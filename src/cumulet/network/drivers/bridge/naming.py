@@ -38,7 +38,7 @@ class Names:
     """The names of one cloud's things on this machine; link names have at most 15 characters."""
 
     def __init__(self, cloud: str) -> None:
-        digest = _digest(identifier(cloud), 5)
+        digest = _digest(cloud, 5)
         self.prefix = f"c{digest}"
         self.table = f"cumulet-{digest}"
         self.bridges = f"{self.prefix}b*"
