@@ -61,10 +61,10 @@ def running_with(folder: Path) -> list[str]:
 
 
 async def test_a_storm_that_is_told_to_end_takes_all_with_it(tmp_path: Path) -> None:
-    """Its processes, its PostgreSQL and its RabbitMQ; what it did so far is judged."""
+    """Its processes, its PostgreSQL and its RabbitMQ; what it did so far is judged. A script's background job, too."""
     argv = [str(Path(sys.executable).with_name("cumulet")), "chaos", "--spread", "--kills", "1000"]
     process = await asyncio.create_subprocess_exec(
-        *argv, env={**os.environ, "TMPDIR": str(tmp_path)},
+        "env", "--ignore-signal=INT", *argv, env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None

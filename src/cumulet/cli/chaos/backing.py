@@ -51,11 +51,15 @@ def backing(given: Mapping[str, Any]) -> Iterator[Backing]:
 @contextmanager
 def told_to_end() -> Iterator[None]:
     """SIGTERM becomes an interrupt, on which the loop finishes and takes what was started here with it."""
+    interrupted = signal.getsignal(signal.SIGINT)
+    if interrupted == signal.SIG_IGN:  # a script's background job; the loop would not hear of an interrupt either
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupted)
 
 
 def _command(line: str) -> Callable[[], Awaitable[None]]:
